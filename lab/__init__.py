@@ -1,1 +1,1 @@
-"""The local lab: two libvirt hosts, guests that really boot, a key server. For trying and testing only, never for production."""
+"""The local lab: two libvirt hosts, guests that really boot, a key server. For trying and testing only."""

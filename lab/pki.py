@@ -1,8 +1,8 @@
 """A small certificate authority for the lab.
 
-One profile serves every consumer in the lab: P-256 keys, ECDSA with SHA-256 (FIPS 186-5), X.509 v3 (RFC 5280).
-Leaves carry digitalSignature *and* keyEncipherment: libvirt's RPC refuses a certificate without the latter, although
-an ECDSA key never enciphers one (RFC 8813 section 3 rules it out, so this profile is for the lab only).
+One profile serves every consumer in the lab: P-256, ECDSA with SHA-256 (FIPS 186-5), X.509 v3 (RFC 5280).
+Leaves carry digitalSignature *and* keyEncipherment: libvirt's RPC refuses a certificate without the latter,
+although an ECDSA key never enciphers one (RFC 8813 section 3 rules it out: this profile is for the lab only).
 
 Not done: revocation, renewal, name constraints, and protection of the CA key beyond file mode 0600.
 """
@@ -105,7 +105,7 @@ class Authority:
         days: int = LEAF_DAYS,
         key: PrivateKey | None = None,
     ) -> Issued:
-        """Issue a leaf for the given names, valid `days` from now; a new P-256 key is drawn unless `key` is given.
+        """Issue a leaf for the given names, valid `days` from now; a new key is drawn unless `key` is given.
 
         A server needs its names in `dns` and `ips`: clients do not read the common name (RFC 9525 section 2).
         """
@@ -124,8 +124,8 @@ class Authority:
     def sign_csr(self, csr_pem: bytes, *, client: bool = True, days: int = LEAF_DAYS) -> bytes:
         """Sign a PKCS #10 request and return the certificate as PEM; for a server when `client` is false.
 
-        Subject and key are taken from the request after its proof of possession was checked. Of its extensions only
-        the subject alternative names of a server request are; purposes and CA rights are decided here.
+        Subject and key are taken from the request once its proof of possession was checked. Of its extensions
+        only the subject alternative names of a server request are; purposes and CA rights are decided here.
         """
         try:
             request = x509.load_pem_x509_csr(csr_pem)
