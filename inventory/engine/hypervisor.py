@@ -1,0 +1,221 @@
+"""The port to a hypervisor host: what the product asks of libvirt, and what it is told.
+
+`adapters/libvirt_driver.py` implements it; tests use libvirt's own test driver or tests/fakes.py. Sizes are bytes,
+UUIDs are `uuid.UUID`, texts are as libvirt reports them.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+from uuid import UUID
+
+
+class HypervisorError(Exception):
+    """Base. `host` is the host's name or URI without any credential; texts hold no key material."""
+
+    def __init__(self, code: str, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+
+class HostUnreachable(HypervisorError):
+    """No connection, or it broke."""
+
+
+class BadUri(HypervisorError):
+    """The URI is malformed or asks for something that is not allowed."""
+
+
+class DomainMissing(HypervisorError):
+    """The host knows no such domain."""
+
+
+class OperationRefused(HypervisorError):
+    """libvirt or QEMU said no: wrong state, unsupported, bad definition."""
+
+
+class SecretMissing(HypervisorError):
+    """A secret that the domain needs is not on the host, or has no value."""
+
+
+class WrongKey(HypervisorError):
+    """QEMU or swtpm could not open a disk, the NVRAM or the vTPM state with the secret it was given."""
+
+
+class Power(StrEnum):
+    OFF = "off"
+    ON = "on"
+    PAUSED = "paused"
+    CRASHED = "crashed"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    host_uuid: UUID | None
+    hostname: str
+    hypervisor: str
+    hypervisor_version: str
+    libvirt_version: str
+    cpu_model: str
+    cpu_count: int
+    memory_bytes: int
+    memory_free_bytes: int
+    is_encrypted_connection: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DatastoreFacts:
+    name: str
+    kind: str
+    path: str
+    is_active: bool
+    capacity_bytes: int
+    available_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiskFacts:
+    target: str
+    device: str
+    bus: str
+    format: str
+    source: str
+    is_read_only: bool
+    is_encrypted: bool
+    secret_uuid: UUID | None
+    capacity_bytes: int = 0
+    allocation_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TpmFacts:
+    model: str
+    version: str
+    is_encrypted: bool
+    secret_uuid: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class VmFacts:
+    """One domain. `definition_sha256` is over the canonical inactive XML, so that it changes with the definition only."""
+
+    uuid: UUID
+    name: str
+    power: Power
+    is_persistent: bool
+    firmware: str  # "bios" or "uefi"
+    has_secure_boot: bool
+    machine: str
+    vcpus: int
+    memory_bytes: int
+    nvram_path: str
+    nvram_secret_uuid: UUID | None
+    tpm: TpmFacts | None
+    disks: tuple[DiskFacts, ...]
+    definition_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class CopyProgress:
+    """A block copy: `done`/`total` bytes; `is_ready` once both sides are equal; `is_gone` when no such job exists."""
+
+    done: int
+    total: int
+    is_ready: bool
+    is_gone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LuksTarget:
+    """Where a block copy goes: an existing file; `secret_uuid` None makes a plain one of `format`."""
+
+    path: str
+    format: str
+    secret_uuid: UUID | None
+
+
+class Change(StrEnum):
+    """What an event of the host is about."""
+
+    VM = "vm"
+    HOST_LOST = "host_lost"
+    DATASTORES = "datastores"
+
+
+@dataclass(frozen=True, slots=True)
+class HostChange:
+    change: Change
+    vm_uuid: UUID | None = None
+
+
+class Hypervisor(Protocol):
+    """One open connection to one host. Not shared between threads. Every method may raise HypervisorError."""
+
+    def facts(self) -> HostFacts: ...
+
+    def datastores(self) -> tuple[DatastoreFacts, ...]: ...
+
+    def virtual_machines(self) -> Iterator[VmFacts]:
+        """All domains, defined and running."""
+        ...
+
+    def virtual_machine(self, uuid: UUID) -> VmFacts: ...
+
+    def definition(self, uuid: UUID) -> str:
+        """The inactive (next start's) XML, without secrets."""
+        ...
+
+    def define(self, xml: str) -> None: ...
+
+    def power_on(self, uuid: UUID) -> None: ...
+
+    def shut_down(self, uuid: UUID) -> None:
+        """Asks the guest (ACPI); returns at once."""
+        ...
+
+    def power_off(self, uuid: UUID) -> None: ...
+
+    def reboot(self, uuid: UUID) -> None: ...
+
+    def console_text(self, uuid: UUID, max_bytes: int) -> str:
+        """The tail of what the guest has printed on its first serial port, control characters removed."""
+        ...
+
+    def put_secret(self, secret_uuid: UUID, *, usage: str, vtpm: bool, value: bytes) -> None:
+        """An ephemeral, private secret; one that is there gets the new value. `vtpm` selects libvirt's usage type."""
+        ...
+
+    def remove_secret(self, secret_uuid: UUID) -> None:
+        """Forgets it; none there is no error."""
+        ...
+
+    def has_secret(self, secret_uuid: UUID) -> bool: ...
+
+    def start_block_copy(self, uuid: UUID, disk: str, target: LuksTarget, *, bytes_per_second: int = 0) -> None:
+        """Copies a running domain's disk into an existing file (REUSE_EXT) and mirrors writes from then on."""
+        ...
+
+    def block_copy(self, uuid: UUID, disk: str) -> CopyProgress: ...
+
+    def pivot(self, uuid: UUID, disk: str) -> None:
+        """Switches the running guest and its definition to the copy. Only when `is_ready`."""
+        ...
+
+    def abort_block_copy(self, uuid: UUID, disk: str) -> None:
+        """Ends the copy, the guest stays on its source; no copy there is no error."""
+        ...
+
+    def changes(self) -> Iterator[HostChange]:
+        """Blocks and yields what happens on the host, until the connection is lost (HOST_LOST is the last)."""
+        ...
+
+
+class Connect(Protocol):
+    """Opens a host; the context closes it (or gives it back to be used again)."""
+
+    def __call__(self, uri: str, *, timeout_seconds: int = 15) -> AbstractContextManager[Hypervisor]: ...

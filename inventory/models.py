@@ -1,0 +1,268 @@
+"""What there is: data centers, clusters, hosts, datastores, virtual machines and their disks; jobs and events.
+
+Models hold fields, constraints and pure properties. Rows of hosts and below mirror what libvirt reports; only
+`services/sync.py` writes those facts.
+"""
+
+import uuid
+
+from django.db import models
+from django.db.models import Q
+
+
+class TargetKind(models.TextChoices):
+    """What a job or an event is about."""
+
+    DATACENTER = "datacenter", "Data center"
+    CLUSTER = "cluster", "Cluster"
+    HOST = "host", "Host"
+    DATASTORE = "datastore", "Datastore"
+    VIRTUAL_MACHINE = "vm", "Virtual machine"
+    KMS_CLUSTER = "kms", "Key provider"
+    CONSOLE = "console", "Console"
+
+
+class Datacenter(models.Model):
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=80, unique=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Cluster(models.Model):
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    datacenter = models.ForeignKey(Datacenter, on_delete=models.PROTECT, related_name="clusters")
+    name = models.CharField(max_length=80)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint(fields=["datacenter", "name"], name="cluster_name_in_datacenter")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Host(models.Model):
+    class State(models.TextChoices):
+        CONNECTING = "connecting", "Connecting"
+        CONNECTED = "connected", "Connected"
+        DISCONNECTED = "disconnected", "Disconnected"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    cluster = models.ForeignKey(Cluster, on_delete=models.PROTECT, related_name="hosts")
+    name = models.CharField(max_length=120, unique=True)
+    uri = models.CharField(max_length=500, unique=True)
+    migration_uri = models.CharField(
+        max_length=500, blank=True, help_text="how other hosts reach this one, qemu+tls://...; empty: as uri"
+    )
+    state = models.CharField(max_length=16, choices=State, default=State.CONNECTING)
+    state_reason = models.CharField(max_length=500, blank=True)
+    last_seen_at = models.DateTimeField(null=True, blank=True)
+    added_at = models.DateTimeField(auto_now_add=True)
+
+    host_uuid = models.UUIDField(null=True, blank=True)
+    hostname = models.CharField(max_length=253, blank=True)
+    hypervisor = models.CharField(max_length=40, blank=True)
+    hypervisor_version = models.CharField(max_length=40, blank=True)
+    libvirt_version = models.CharField(max_length=40, blank=True)
+    cpu_model = models.CharField(max_length=120, blank=True)
+    cpu_count = models.PositiveIntegerField(default=0)
+    memory_bytes = models.BigIntegerField(default=0)
+    memory_free_bytes = models.BigIntegerField(default=0)
+    is_encrypted_connection = models.BooleanField(default=False)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Datastore(models.Model):
+    """One libvirt storage pool on one host."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    host = models.ForeignKey(Host, on_delete=models.CASCADE, related_name="datastores")
+    name = models.CharField(max_length=255)
+    kind = models.CharField(max_length=40)
+    path = models.CharField(max_length=1000, blank=True)
+    is_active = models.BooleanField(default=False)
+    capacity_bytes = models.BigIntegerField(default=0)
+    available_bytes = models.BigIntegerField(default=0)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint(fields=["host", "name"], name="datastore_name_on_host")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class PowerState(models.TextChoices):
+    OFF = "off", "Powered off"
+    ON = "on", "Powered on"
+    PAUSED = "paused", "Paused"
+    CRASHED = "crashed", "Crashed"
+    UNKNOWN = "unknown", "Unknown"
+
+
+class Firmware(models.TextChoices):
+    BIOS = "bios", "BIOS"
+    UEFI = "uefi", "UEFI"
+
+
+class VirtualMachine(models.Model):
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    host = models.ForeignKey(Host, on_delete=models.CASCADE, related_name="virtual_machines")
+    uuid = models.UUIDField(help_text="the domain's UUID in libvirt")
+    name = models.CharField(max_length=255, db_index=True)
+    is_present = models.BooleanField(default=True, help_text="false once libvirt no longer lists it on its host")
+    is_persistent = models.BooleanField(default=True)
+    power_state = models.CharField(max_length=16, choices=PowerState, default=PowerState.UNKNOWN, db_index=True)
+    firmware = models.CharField(max_length=8, choices=Firmware, default=Firmware.BIOS)
+    has_secure_boot = models.BooleanField(default=False)
+    machine = models.CharField(max_length=80, blank=True)
+    vcpus = models.PositiveIntegerField(default=0)
+    memory_bytes = models.BigIntegerField(default=0)
+    nvram_path = models.CharField(max_length=1000, blank=True)
+    is_nvram_encrypted = models.BooleanField(default=False)
+    tpm_model = models.CharField(max_length=40, blank=True, help_text="empty: no TPM")
+    tpm_version = models.CharField(max_length=8, blank=True)
+    is_tpm_encrypted = models.BooleanField(default=False)
+    definition_sha256 = models.CharField(max_length=64, blank=True)
+    first_seen_at = models.DateTimeField(auto_now_add=True)
+    last_changed_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["name", "id"]
+        constraints = [models.UniqueConstraint(fields=["host", "uuid"], name="vm_uuid_on_host")]
+        indexes = [models.Index(fields=["host", "name"]), models.Index(fields=["uuid"])]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_running(self) -> bool:
+        return self.power_state in {PowerState.ON, PowerState.PAUSED}
+
+
+class Disk(models.Model):
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    virtual_machine = models.ForeignKey(VirtualMachine, on_delete=models.CASCADE, related_name="disks")
+    target = models.CharField(max_length=32, help_text="vda, sdb ...")
+    device = models.CharField(max_length=16, default="disk", help_text="disk, cdrom, floppy, lun")
+    bus = models.CharField(max_length=16, blank=True)
+    format = models.CharField(max_length=16, blank=True, help_text="raw, qcow2 ...: libvirt's driver type")
+    source = models.CharField(max_length=1000, blank=True)
+    is_read_only = models.BooleanField(default=False)
+    is_encrypted = models.BooleanField(default=False)
+    capacity_bytes = models.BigIntegerField(default=0)
+    allocation_bytes = models.BigIntegerField(default=0)
+
+    class Meta:
+        ordering = ["target"]
+        constraints = [models.UniqueConstraint(fields=["virtual_machine", "target"], name="disk_target_in_vm")]
+
+    def __str__(self) -> str:
+        return self.target
+
+
+class JobStatus(models.TextChoices):
+    PENDING = "pending", "Queued"
+    RUNNING = "running", "Running"
+    SUCCEEDED = "succeeded", "Completed"
+    FAILED = "failed", "Failed"
+    ERRORED = "errored", "Internal error"
+    CANCELLED = "cancelled", "Cancelled"
+
+
+LIVE_STATUSES = (JobStatus.PENDING, JobStatus.RUNNING)
+
+
+class Job(models.Model):
+    """One long operation, as the tasks pane shows it. See `jobs.py` for its life."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    kind = models.CharField(max_length=60)
+    target_kind = models.CharField(max_length=16, choices=TargetKind)
+    target_id = models.UUIDField()
+    target_name = models.CharField(max_length=255)
+    actor = models.CharField(max_length=150)
+    params = models.JSONField(default=dict)
+    status = models.CharField(max_length=16, choices=JobStatus, default=JobStatus.PENDING)
+    step = models.CharField(max_length=200, blank=True)
+    done = models.BigIntegerField(default=0)
+    total = models.BigIntegerField(default=0)
+    error_code = models.CharField(max_length=60, blank=True)
+    message = models.CharField(max_length=1000, blank=True)
+    checkpoint = models.JSONField(default=dict)
+    cancel_requested = models.BooleanField(default=False)
+    claim = models.UUIDField(
+        null=True, blank=True, help_text="of the worker that holds it; a lost claim stops that worker"
+    )
+    attempts = models.PositiveIntegerField(default=0)
+    created_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True, blank=True)
+    heartbeat_at = models.DateTimeField(null=True, blank=True)
+    ended_at = models.DateTimeField(null=True, blank=True)
+    changed_at = models.DateTimeField(auto_now=True, db_index=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["target_kind", "target_id"],
+                condition=Q(status__in=LIVE_STATUSES),
+                name="one_live_job_per_target",
+            )
+        ]
+        indexes = [
+            models.Index(fields=["-created_at"]),
+            models.Index(fields=["target_kind", "target_id", "-created_at"]),
+            models.Index(fields=["status", "heartbeat_at"]),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.target_name}"
+
+    @property
+    def is_live(self) -> bool:
+        return self.status in LIVE_STATUSES
+
+    @property
+    def percent(self) -> int | None:
+        """0..100, or None while the amount of work is not known."""
+        return min(100, self.done * 100 // self.total) if self.total > 0 else None
+
+
+class Severity(models.TextChoices):
+    INFO = "info", "Information"
+    WARNING = "warning", "Warning"
+    ERROR = "error", "Error"
+
+
+class Event(models.Model):
+    """One line of history; written once, never changed. The key is its place in the order."""
+
+    id = models.BigAutoField(primary_key=True)
+    time = models.DateTimeField(auto_now_add=True, db_index=True)
+    kind = models.CharField(max_length=60)
+    severity = models.CharField(max_length=8, choices=Severity, default=Severity.INFO)
+    target_kind = models.CharField(max_length=16, choices=TargetKind)
+    target_id = models.UUIDField(null=True, blank=True)
+    target_name = models.CharField(max_length=255)
+    actor = models.CharField(max_length=150)
+    message = models.CharField(max_length=1000)
+    data = models.JSONField(default=dict)
+    job = models.ForeignKey(Job, null=True, blank=True, on_delete=models.SET_NULL, related_name="events")
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [models.Index(fields=["target_kind", "target_id", "-id"])]
+
+    def __str__(self) -> str:
+        return self.message
