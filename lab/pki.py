@@ -23,6 +23,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from lab.errors import LabError
+
 CA_DAYS = 3650
 LEAF_DAYS = 825
 # Guests and containers may lag behind the clock of the machine that issues.
@@ -32,7 +34,7 @@ PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 
-class PkiError(Exception):
+class PkiError(LabError):
     """The lab's CA folder or a certificate request cannot be used."""
 
 
@@ -146,9 +148,7 @@ class Authority:
                 raise PkiError("the certificate request for a server names no host") from None
             dns = names.get_values_for_type(x509.DNSName)
             ips = [str(address) for address in names.get_values_for_type(x509.IPAddress)]
-        return self._sign(
-            request.subject, public_key, dns=dns, ips=ips, server=not client, client=client, days=days
-        )
+        return self._sign(request.subject, public_key, dns=dns, ips=ips, server=not client, client=client, days=days)
 
     def _sign(
         self,
@@ -170,9 +170,7 @@ class Authority:
             .add_extension(_key_usage(ca=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
-            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
         )
         names: list[x509.GeneralName] = [x509.DNSName(name) for name in dns]
         names += [x509.IPAddress(ip_address(address)) for address in ips]
@@ -183,16 +181,16 @@ class Authority:
 
 def write_private(path: Path, content: bytes) -> None:
     """Write a key file with mode 0600 from its first byte on; an existing file is replaced."""
-    _write(path, content, 0o600)
+    write_with_mode(path, content, 0o600)
 
 
 def write_public(path: Path, content: bytes) -> None:
     """Write a certificate file with mode 0644; an existing file is replaced."""
-    _write(path, content, 0o644)
+    write_with_mode(path, content, 0o644)
 
 
-def _write(path: Path, content: bytes, mode: int) -> None:
-    # A fresh file under another name, then rename: readers see the old or the new content, never a part.
+def write_with_mode(path: Path, content: bytes, mode: int) -> None:
+    """Write a file with this mode from its first byte on; readers see the whole old or the whole new content."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
@@ -201,9 +199,7 @@ def _write(path: Path, content: bytes, mode: int) -> None:
     temporary.replace(path)
 
 
-def _builder(
-    *, subject: x509.Name, issuer: x509.Name, public_key: PublicKey, days: int
-) -> x509.CertificateBuilder:
+def _builder(*, subject: x509.Name, issuer: x509.Name, public_key: PublicKey, days: int) -> x509.CertificateBuilder:
     now = datetime.now(UTC).replace(microsecond=0)
     return (
         x509.CertificateBuilder()
