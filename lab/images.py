@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -144,4 +143,4 @@ def _tool(*argv: str) -> None:
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "MTOOLS_SKIP_CHECK": "1"}
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise LabError(f"{argv[0]} failed: {done.stderr.strip() or os.strerror(done.returncode)}")
+        raise LabError(f"{argv[0]} failed: {done.stderr.strip() or done.returncode}")

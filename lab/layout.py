@@ -25,6 +25,7 @@ from lab.user import LabUser
 VERSION = 1
 HOST_NAMES = ("a", "b")
 ADDRESS = "127.0.0.1"
+MIGRATION_ADDRESSES = {"a": "127.0.0.11", "b": "127.0.0.12"}
 MARK = ".bartizan-lab"
 # For sockets that listen. From 32768 on Linux takes ports for outgoing connections (ip_local_port_range).
 PORTS = range(20000, 32000)
@@ -94,6 +95,14 @@ class HostLayout:
     def peer_uri(self, client_pki: Path) -> str:
         """For the other host and for clients elsewhere: mutual TLS with the certificates in `client_pki`."""
         return f"qemu+tls://{ADDRESS}:{self.tls_port}/session?pkipath={client_pki}"
+
+    @property
+    def migration_address(self) -> str:
+        """Where the host takes migrations, and what it tells its peers to use unless they name a URI themselves.
+
+        Loopback like everything here. libvirt refuses 127.0.0.1 for this, but Linux has the whole of 127.0.0.0/8.
+        """
+        return MIGRATION_ADDRESSES[self.name]
 
     @property
     def environment(self) -> dict[str, str]:
