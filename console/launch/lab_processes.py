@@ -1,0 +1,85 @@
+"""The local lab's part of the supervision: its key server, its two libvirt hosts, and the guests on them."""
+
+from pathlib import Path
+
+from console.launch.processes import Installation, Program
+from console.launch.state import State
+from console.launch.steps import LaunchError, Steps, run_command
+from lab import hosts, kms, layout, processes
+from lab.errors import LabError
+from lab.layout import Lab
+from lab.user import ensure_user
+
+STOP_GUESTS_SECONDS = 45
+
+
+def prepare(steps: Steps, installation: Installation) -> None:
+    """Make the lab's files: downloads and guest images, certificates, the hosts' and the key server's configuration."""
+    state = installation.state
+
+    def make() -> str:
+        said = run_command(
+            [str(installation.python), "-m", "lab", "prepare", "--state", str(state.lab), "--cache", str(state.cache)],
+            cwd=installation.root,
+            what="preparing the lab",
+        )
+        _prepare_key_server(_load(state))
+        return said.strip()
+
+    # Its own skipping is cheap and knows more than a key could, so this step has none.
+    steps.run("lab", "key server, two libvirt hosts, guests", make)
+
+
+def programs(installation: Installation) -> list[Program]:
+    """The lab's processes, for a lab that `prepare` has made."""
+    found = _load(installation.state)
+    daemons = []
+    for host in found.hosts:
+        command, environment = hosts.host_command(found, host)
+        daemons.append(Program("lab", f"host-{host.name}", tuple(command), environment, stop_seconds=15))
+    key_server = kms.KmsLayout.load(_key_server_folder(found))
+    guests = (
+        str(installation.python), "-m", "console.launch.guests",
+        "--state", str(installation.state.lab), "--cache", str(installation.state.cache),
+    )  # fmt: skip
+    return [
+        Program("lab", "kms", tuple(kms.command(key_server))),
+        *daemons,
+        Program("guests", "guests", guests, stop_seconds=STOP_GUESTS_SECONDS),
+    ]
+
+
+def end_leftovers(state: State) -> None:
+    """End the lab's daemons, guests and TPM emulators that still run; normally there are none."""
+    processes.end(_load(state))
+
+
+def _load(state: State) -> Lab:
+    try:
+        found = layout.load(state.lab, ensure_user())
+    except LabError as exc:
+        raise LaunchError(str(exc)) from exc
+    if found is None:
+        raise LaunchError(f"there is no lab in {state.lab}")
+    return found
+
+
+def _prepare_key_server(found: Lab) -> None:
+    """`kms` in the lab's folder is the key server's; a link where the lab's user cannot reach that folder itself."""
+    folder = _key_server_folder(found)
+    try:
+        if folder.exists():
+            port = kms.KmsLayout.load(folder).port
+        else:
+            (port,) = layout.free_ports(1)
+        kms.prepare(folder, port)
+    except (LabError, OSError, ValueError, KeyError) as exc:
+        raise LaunchError(f"the lab's key server cannot be prepared: {exc}") from exc
+    link = found.state / "kms"
+    if folder != link and not link.is_symlink():
+        link.symlink_to(folder)
+
+
+def _key_server_folder(found: Lab) -> Path:
+    reachable = found.base.is_relative_to(found.state)
+    return (found.state if reachable else found.base) / "kms"

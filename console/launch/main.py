@@ -1,0 +1,135 @@
+"""The launcher's command line. POSIX sh (`./bartizan`) calls it when packages, .venv and Python packages are there."""
+
+import argparse
+import compileall
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from console.launch import assets, checks, up, user
+from console.launch.address import DEFAULT_LISTEN, parse_listen
+from console.launch.state import State
+from console.launch.steps import LaunchError, Steps
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PACKAGES = ("console", "inventory", "encryption", "attestation", "lab")
+QUICK = "not lab and not browser and not slow"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code. Errors go to the error stream with what to do about them."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(given)
+    except LaunchError as exc:
+        if exc.details:
+            print(exc.details, file=sys.stderr)
+        print(f"bartizan: {exc}", file=sys.stderr)
+        if exc.hint:
+            print(f"  {exc.hint}", file=sys.stderr)
+        return 1
+
+
+def _dispatch(given: list[str]) -> int:
+    # What follows these two is for Django and pytest alone: argparse would take options such as --help for itself.
+    if given[:1] == ["manage"]:
+        _drop_root(given)
+        return _manage(given[1:])
+    if given[:1] == ["test"]:
+        return _test(given[1:])
+    options = _parser().parse_args(given)
+    if options.command == "check":
+        return 0 if checks.run_checks(ROOT) else 1
+    if options.command == "assets":
+        if not options.installed:
+            _install_packages()
+        if options.accept:
+            found = assets.source_digests(ROOT / "node_modules")
+            assets.SOURCES.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        _drop_root(["assets", "--installed"])
+        _build_assets()
+        return 0
+    if options.command == "up":
+        wanted = up.UpOptions(parse_listen(options.listen), lab=not options.no_lab, detach=options.detach)
+        _install_packages()
+        _drop_root(given)
+        return up.up(ROOT, wanted)
+    _drop_root(given)
+    return up.down(ROOT) if options.command == "down" else up.status(ROOT)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="./bartizan", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    starting = commands.add_parser("up", help="set up and run everything")
+    starting.add_argument("--no-lab", action="store_true", help="the console alone, for real hosts")
+    starting.add_argument("--listen", default=DEFAULT_LISTEN, metavar="HOST:PORT")
+    starting.add_argument("--detach", action="store_true", help="leave it running in the background")
+    commands.add_parser("down", help="stop it and remove the lab")
+    commands.add_parser("status", help="what runs")
+    commands.add_parser("check", help="format, lint, types, import rules, migrations, templates")
+    building = commands.add_parser("assets", help="build the front-end assets")
+    building.add_argument("--accept", action="store_true", help="write the SHA-256 list anew from what npm installed")
+    building.add_argument("--installed", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+def _install_packages() -> None:
+    """npm runs as the caller: the caller's own npm configuration (a proxy, a mirror) counts."""
+    steps = Steps(ROOT / "node_modules" / ".stamps")
+    assets.install_packages(steps, root=ROOT, venv=ROOT / ".venv")
+
+
+def _build_assets() -> None:
+    state = State(ROOT / "var")
+    state.create()
+    assets.build(Steps(state.stamps), root=ROOT, target=state.assets, test_target=state.test_assets)
+
+
+def _drop_root(arguments: Sequence[str]) -> None:
+    """When we are root, start over as the service user, unless it cannot run the console from here (said then)."""
+    if not user.is_root():
+        return
+    state = State(ROOT / "var")
+    account = user.ensure_service_user()
+    # The service user cannot write beside the sources: leave it compiled ones.
+    for package in PACKAGES:
+        compileall.compile_dir(ROOT / package, quiet=2)
+    obstacle = user.obstacle(root=ROOT, python=Path(sys.executable))
+    if obstacle is not None:
+        print(f"{'user':<16}root, because {obstacle}; only the lab runs as {account.name}", file=sys.stderr)
+        user.keep(state.folder)
+        return
+    user.give(state.folder, account)
+    user.replace_process(
+        user.as_service_user([sys.executable, "-P", "-m", "console.launch", *arguments], home=state.home)
+    )
+
+
+def _manage(arguments: Sequence[str]) -> int:
+    """Replace this process by Django's command line."""
+    settings = [f"{name}={value}" for name, value in up.manage_environment(ROOT).items()]
+    user.replace_process(["env", *settings, sys.executable, str(ROOT / "manage.py"), *arguments])
+
+
+def _test(arguments: list[str]) -> int:
+    """Build what the tests need, check, and replace this process by pytest: its closing line is the last.
+
+    Tests run as the caller; the product's parts that they start give up root by themselves.
+    """
+    quick = arguments[:1] == ["quick"]
+    _install_packages()
+    built = subprocess.run([sys.executable, "-P", "-m", "console.launch", "assets", "--installed"], check=False)
+    if built.returncode != 0:
+        return built.returncode
+    if not quick and not checks.run_checks(ROOT):
+        return 1
+    state = State(ROOT / "var")
+    selection = ["-m", QUICK] if quick else []
+    given = arguments[1:] if quick else arguments
+    user.replace_process([
+        "env", f"BARTIZAN_ASSETS_DIR={state.assets}", f"BARTIZAN_TEST_ASSETS={state.test_assets}",
+        sys.executable, "-m", "pytest", *selection, *given,
+    ])  # fmt: skip

@@ -1,0 +1,329 @@
+"""`./bartizan up` and `down`: prepare what the processes need, run them, and leave none behind."""
+
+import fcntl
+import http.client
+import json
+import shutil
+import signal
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from console.env import env_str
+from console.launch import assets, lab_processes, supervisor
+from console.launch.address import DEFAULT_LISTEN, Listen, ensure_certificate, now, parse_listen, require_free
+from console.launch.processes import (
+    Installation,
+    Program,
+    base_environment,
+    console_programs,
+    django_environment,
+    redis_config,
+)
+from console.launch.state import ADMINISTRATOR, State, write_private
+from console.launch.steps import LaunchError, Steps, digest, run_command
+
+START_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    listen: Listen
+    lab: bool
+    detach: bool
+
+
+class _Ended(BaseException):
+    """A signal asks us to end. Not an Exception, so nothing on the way takes it for a failure of its own."""
+
+
+def up(root: Path, options: UpOptions) -> int:
+    """Set up what is missing, start everything, print how to log in, and stay until a signal (unless detached).
+
+    Raises LaunchError; whatever had been started by then has been ended.
+    """
+    _on_signals(_raise_ended)
+    state = State(root / "var")
+    state.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if supervisor.running_pid(state) is not None:
+        print(f"already running at {_record(state).get('url', 'an unknown address')}; ./bartizan down stops it")
+        return 0
+    try:
+        with _alone(state):
+            steps = Steps(state.stamps)
+            require_free(options.listen)
+            installation = prepare(steps, root, options.listen, remember_database=True)
+            password = _prepare_console(steps, installation)
+            if options.lab:
+                lab_processes.prepare(steps, installation)
+            programs = console_programs(installation)
+            if options.lab:
+                programs += lab_processes.programs(installation)
+            return _run(steps, installation, programs, options, password=password)
+    except _Ended:
+        print("ended before everything was up", flush=True)
+        return 130
+
+
+def prepare(steps: Steps, root: Path, listen: Listen, *, remember_database: bool) -> Installation:
+    """The state folder with its secrets and, off loopback, the certificate. Starts nothing.
+
+    `remember_database`: take DATABASE_URL from the environment, or its absence, as the choice for commands to come.
+    """
+    state = State(root / "var")
+    drawn = state.create()
+    if drawn:
+        steps.say("secrets", f"drawn: {', '.join(drawn)}")
+    installation = Installation(
+        root, state, listen,
+        database_url_file=_database_url_file(state, remember=remember_database),
+        extra_hosts=env_str("BARTIZAN_ALLOWED_HOSTS", ""),
+    )  # fmt: skip
+    if listen.https:
+        certificate, key, fingerprint = ensure_certificate(state.tls, listen.names, now=now())
+        steps.say("https", f"{listen.bind} is not loopback: HTTPS with a self-signed certificate")
+        steps.say("", f"its SHA-256 fingerprint: {fingerprint}")
+        installation = replace(installation, certificate=certificate, certificate_key=key)
+    return installation
+
+
+def manage_environment(root: Path) -> dict[str, str]:
+    """The environment for `manage.py` by hand: that of a worker, with the listen address of the last `up`."""
+    state = State(root / "var")
+    listen = parse_listen(str(_record(state).get("listen", DEFAULT_LISTEN)))
+    state.create()
+    installation = Installation(
+        root, state, listen, _database_url_file(state, remember=False), env_str("BARTIZAN_ALLOWED_HOSTS", "")
+    )  # fmt: skip
+    return django_environment(installation, console_key=True)
+
+
+def down(root: Path) -> int:
+    """Stop what runs and remove the lab. The console's own database, secrets and logs stay."""
+    state = State(root / "var")
+    pid = supervisor.running_pid(state)
+    if pid is None:
+        print("not running")
+    else:
+        began = time.monotonic()
+        supervisor.stop(pid)
+        print(f"stopped ({time.monotonic() - began:.1f} s)")
+    if state.lab.exists():
+        run_command(
+            [str(root / ".venv" / "bin" / "python"), "-m", "lab", "destroy", "--state", str(state.lab)],
+            cwd=root, what="removing the lab",
+        )  # fmt: skip
+        shutil.rmtree(state.lab)
+        print("lab removed")
+    if state.folder.exists():
+        print(f"kept: the console's database, secrets and logs in {state.folder}")
+    return 0
+
+
+def status(root: Path) -> int:
+    """Print what supervisord says of each process. 0 when all are up, 3 when not running, 1 otherwise."""
+    state = State(root / "var")
+    if supervisor.running_pid(state) is None:
+        print("not running")
+        return 3
+    found = supervisor.statuses(state, root=root)
+    for each in found:
+        print(f"{each.name:<28}{each.state:<10}{each.detail}")
+    print(f"address: {_record(state).get('url')}")
+    return 0 if found and all(each.state == "RUNNING" for each in found) else 1
+
+
+def _prepare_console(steps: Steps, installation: Installation) -> str:
+    """Assets, database, static files, administrator. Returns the line about the password for the closing words."""
+    root, state = installation.root, installation.state
+    environment = {**base_environment(installation), **django_environment(installation)}
+
+    def manage(*arguments: str) -> str:
+        return run_command(
+            [str(installation.python), "manage.py", *arguments],
+            cwd=root, environment=environment, what=f"manage.py {arguments[0]}",
+        )  # fmt: skip
+
+    assets.build(steps, root=root, target=state.assets, test_target=state.test_assets)
+    requirements = root / "requirements.txt"
+    static_files = [file for folder in (root / "static", state.assets) for file in folder.rglob("*") if file.is_file()]
+    steps.run(
+        "static files",
+        "collecting, hashing and compressing",
+        lambda: manage("collectstatic", "--no-input", "--clear").strip().splitlines()[-1],
+        key=digest([*static_files, requirements]),
+        result=state.static / "staticfiles.json",
+    )
+    # With a database server elsewhere nothing here says whether it has been migrated: ask it every time.
+    local = installation.database_url_file is None
+    migrations = [file for file in root.glob("*/migrations/*.py") if file.is_file()]
+    steps.run(
+        "database",
+        "migrating",
+        lambda: f"{manage('migrate', '--no-input').count(' OK')} migrations applied",
+        key=digest([*migrations, requirements]) if local else None,
+        result=state.database / "bartizan.sqlite3",
+    )
+    found = manage(
+        "create_administrator", "--username", ADMINISTRATOR, "--password-file", str(state.administrator_password)
+    ).strip()  # fmt: skip
+    if found == "changed":
+        return "as changed by its owner"
+    password = state.administrator_password.read_text(encoding="utf-8").strip()
+    return f"{password}   (also in {state.administrator_password})"
+
+
+def _run(
+    steps: Steps, installation: Installation, programs: list[Program], options: UpOptions, *, password: str
+) -> int:
+    state, root = installation.state, installation.root
+    write_private(state.run / "redis.conf", redis_config(installation))
+    write_private(
+        state.run / "console.json", json.dumps({"listen": options.listen.bind, "url": options.listen.url}) + "\n"
+    )
+    began = time.monotonic()
+    steps.say("processes", f"starting {len(programs)}")
+    process = supervisor.start(
+        programs, state=state, root=root, environment=base_environment(installation), detach=options.detach
+    )
+    keep = False
+    try:
+        _wait_for_login(installation, process)
+        supervisor.wait_until_running(
+            state, root=root, expected=len(programs), process=process, seconds=START_SECONDS
+        )  # fmt: skip
+        steps.say("", f"up ({time.monotonic() - began:.1f} s)")
+        if options.lab:
+            steps.run("lab inventory", "adding the hosts and the key server", lambda: _register_lab(installation))
+        _print_login(options, password=password)
+        if options.detach:
+            keep = True
+            return 0
+        try:
+            while process.poll() is None:
+                time.sleep(0.5)  # not wait(): it would sleep through a signal that came just before
+        except _Ended:
+            return 0
+        return 0 if process.returncode == 0 else 1
+    finally:
+        if not keep:
+            _end(state, process, lab=options.lab)
+
+
+def _end(state: State, process: subprocess.Popen[bytes], *, lab: bool) -> None:
+    """End supervisord with all its processes, and what a killed supervisord would have left of the lab."""
+    _on_signals(signal.SIG_IGN)  # once is enough; a second must not interrupt the cleaning up
+    if process.poll() is None:
+        print("stopping", flush=True)
+        supervisor.stop(process.pid)
+        process.wait()
+    if lab:
+        lab_processes.end_leftovers(state)
+    print("stopped", flush=True)
+
+
+def _wait_for_login(installation: Installation, process: subprocess.Popen[bytes]) -> None:
+    """Wait for the login page. Raises LaunchError, with the web server's log, when it does not come."""
+    deadline = time.monotonic() + START_SECONDS
+    log = installation.state.log / "web.log"
+    said = "no answer"
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            answer = _ask_login(installation)
+        except (OSError, http.client.HTTPException):
+            time.sleep(0.2)
+            continue
+        if answer == 200:
+            return
+        said = f"HTTP {answer}"
+        if answer != 503:
+            break
+    raise LaunchError(f"the login page does not come: {said}", details=supervisor.tail(log))
+
+
+def _ask_login(installation: Installation) -> int:
+    """GET /login/ and the status it gives."""
+    listen = installation.listen
+    connection: http.client.HTTPConnection
+    if installation.certificate is not None:
+        trust = ssl.create_default_context(cafile=str(installation.certificate))
+        connection = http.client.HTTPSConnection(listen.local_host, listen.port, timeout=10, context=trust)
+    else:
+        connection = http.client.HTTPConnection(listen.local_host, listen.port, timeout=10)
+    try:
+        connection.request("GET", "/login/")
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def _register_lab(installation: Installation) -> str:
+    environment = {**base_environment(installation), **django_environment(installation, console_key=True)}
+    return run_command(
+        [str(installation.python), "manage.py", "lab_register"],
+        cwd=installation.root, environment=environment, what="manage.py lab_register",
+    ).strip()  # fmt: skip
+
+
+def _print_login(options: UpOptions, *, password: str) -> None:
+    print(f"\nBartizan   {options.listen.url}")
+    print(f"name       {ADMINISTRATOR}")
+    print(f"password   {password}")
+    print(
+        "\nruns in the background; ./bartizan down stops it" if options.detach else "\nCtrl-C stops everything",
+        flush=True,
+    )
+
+
+def _database_url_file(state: State, *, remember: bool) -> Path | None:
+    """Where DATABASE_URL stands: in the caller's file, in our private one, or nowhere (SQLite)."""
+    if file := env_str("DATABASE_URL_FILE", ""):
+        return Path(file).absolute()
+    if url := env_str("DATABASE_URL", ""):
+        write_private(state.database_url, url + "\n")
+        return state.database_url
+    if remember:
+        state.database_url.unlink(missing_ok=True)
+        return None
+    return state.database_url if state.database_url.exists() else None
+
+
+def _record(state: State) -> dict[str, object]:
+    """What the last `up` wrote about itself; empty when there was none."""
+    try:
+        found = json.loads((state.run / "console.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+@contextmanager
+def _alone(state: State) -> Iterator[None]:
+    """Keep a second `up` of the same state folder out while this one prepares or runs."""
+    with (state.folder / "launcher.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            url = _record(state).get("url", "")
+            raise LaunchError(
+                f"another ./bartizan up is at work here {f'({url})' if url else ''}".rstrip(),
+                hint="./bartizan status shows it, ./bartizan down stops it",
+            ) from exc
+        yield
+
+
+def _on_signals(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # under nohup it stays ignored
+            signal.signal(number, handler)
+
+
+def _raise_ended(_number: int, _frame: FrameType | None) -> NoReturn:
+    _on_signals(signal.SIG_IGN)
+    raise _Ended
