@@ -1,4 +1,4 @@
-"""`python -m lab prepare|define|run|status|destroy --state DIR`: the lab by hand."""
+"""`python -m lab prepare|define|run|status|stop|destroy --state DIR`: the lab by hand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lab.user import ensure_user
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
-    parser.add_argument("command", choices=["prepare", "define", "run", "status", "destroy"])
+    parser.add_argument("command", choices=["prepare", "define", "run", "status", "stop", "destroy"])
     parser.add_argument("--state", type=Path, required=True, help="the lab's folder")
     parser.add_argument("--cache", type=Path, help="downloads and built images (default: STATE/cache)")
     options = parser.parse_args(arguments)
@@ -37,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
                 return _run(options.state, options.cache)
             case "status":
                 return _status(options.state)
+            case "stop":
+                session.stop(options.state)
             case "destroy":
                 session.destroy(options.state)
     except (LabError, libvirt.libvirtError) as exc:
@@ -67,6 +69,8 @@ def _run(state: Path, cache: Path | None) -> int:
             print("a libvirtd ended by itself: the lab stops", file=sys.stderr)
             return 1
     except _Terminated:
+        # The signal may have come at the one moment in which nobody held the running parts.
+        session.stop(state)
         return 0
 
 

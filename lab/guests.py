@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import libvirt
@@ -52,6 +52,9 @@ def _plant(guest: Guest, folder: Path, images: GuestImages, lab: Lab) -> None:
 @contextmanager
 def connected(host: HostLayout) -> Iterator[libvirt.virConnect]:
     """A connection to a running host of the lab. Raises LabError when there is none."""
+    # Asked first, because libvirt's client reports a missing socket on stderr as well.
+    if not host.socket.exists():
+        raise LabError(f"host {host.name} does not run: {host.socket} is missing")
     try:
         connection = libvirt.open(host.uri)
     except libvirt.libvirtError as exc:
@@ -78,20 +81,20 @@ def define(lab: Lab, images: GuestImages) -> None:
 
 
 def stop(lab: Lab) -> None:
-    """Cut the power of every guest on the hosts that answer."""
+    """Cut the power of every guest on the hosts that answer. What a silent host left is for `processes.end`."""
     for host in lab.hosts:
-        try:
-            with connected(host) as connection:
-                for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
-                    try:
-                        domain.destroy()
-                    except libvirt.libvirtError as exc:
-                        # It may have gone by itself in the meantime.
-                        if domain.isActive():
-                            raise LabError(f"guest {domain.name()} cannot be stopped: {exc}") from exc
-        except LabError:
-            if host.socket.exists() and host.pid_file.exists():
-                raise
+        with ExitStack() as stack:
+            try:
+                connection = stack.enter_context(connected(host))
+            except LabError:
+                continue
+            for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+                try:
+                    domain.destroy()
+                except libvirt.libvirtError as exc:
+                    # It may have gone by itself in the meantime.
+                    if domain.isActive():
+                        raise LabError(f"guest {domain.name()} cannot be stopped: {exc}") from exc
 
 
 def _define_pools(connection: libvirt.virConnect, host: HostLayout) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 
 from lab.errors import LabError
 from lab.layout import ADDRESS, HostLayout, Lab
@@ -109,8 +110,11 @@ def _is_current(pem: bytes, authority: Authority) -> bool:
     if not pem:
         return False
     certificate = x509.load_pem_x509_certificate(pem)
-    lasts = certificate.not_valid_after_utc - datetime.now(UTC) > RENEW_BEFORE
-    return lasts and certificate.issuer == authority.certificate.subject
+    try:
+        certificate.verify_directly_issued_by(authority.certificate)
+    except (ValueError, InvalidSignature):
+        return False
+    return certificate.not_valid_after_utc - datetime.now(UTC) > RENEW_BEFORE
 
 
 def _configure_swtpm(lab: Lab, host: HostLayout) -> None:

@@ -34,7 +34,7 @@ MIGRATION_PORTS = 8
 # sun_path holds 108 bytes with its NUL. The longest path libvirt makes below a host's folder is a channel's:
 # cfg/libvirt/qemu/channel/target/domain-<id>-<20 characters of the name>/<channel name>.
 SOCKET_PATH_MAX = 107
-LONGEST_TAIL = len("/a/cfg/libvirt/qemu/channel/target/domain-9999-") + 20 + len("/lab.commands.0")
+LONGEST_TAIL = len("/a/cfg/libvirt/qemu/channel/target/domain-9999-") + 20 + len("/lab.commands")
 
 Accelerator = Literal["kvm", "qemu"]
 
@@ -195,6 +195,8 @@ def load_or_create(state: Path, user: LabUser) -> Lab:
     state = state.absolute()
     existing = load(state, user)
     if existing is not None:
+        if not (existing.base / MARK).is_file():
+            raise LabError(f"the lab's files in {existing.base} are gone: run destroy, then prepare again")
         return existing
     identity = str(uuid.uuid4())
     per_host = 1 + MIGRATION_PORTS

@@ -55,6 +55,14 @@ def wait_until_ready(lab: Lab, *, seconds: float = START_SECONDS) -> None:
                 time.sleep(0.1)
 
 
+def stop(state: Path) -> None:
+    """Cut the guests' power and end the lab's processes, whoever started them. Does nothing without a lab."""
+    lab = layout.load(state, ensure_user())
+    if lab is not None:
+        guests.stop(lab)
+        processes.end(lab)
+
+
 def destroy(state: Path) -> None:
     """Cut the guests' power, end the lab's processes and remove its state folder and run base.
 
@@ -93,6 +101,8 @@ class RunningLab:
 
     def __enter__(self) -> Self:
         lab, made = prepare(self._state, cache=self._cache)
+        if any(process.program == "libvirtd" for process in processes.running(lab)):
+            raise LabError(f"the lab in {lab.state} runs already: end it with stop")
         self._lab = lab
         with ExitStack() as stack:
             stack.callback(processes.end, lab)
@@ -124,9 +134,18 @@ class RunningLab:
     def start_daemon(self, host: HostLayout) -> None:
         """Start one host's libvirtd; what it says goes to the host's `libvirtd.log`."""
         argv, environment = hosts.host_command(self.lab, host)
+        # Should this process be killed, the kernel ends the daemon in its stead.
+        argv = ["setpriv", "--pdeathsig", "TERM", "--", *argv]
         with host.log.open("ab") as log:
+            # A process group of its own: Ctrl-C must reach us only, for the guests have to stop before the daemons.
             self.daemons[host.name] = subprocess.Popen(
-                argv, env=environment, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                argv,
+                env=environment,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,
             )
 
     def stop_daemon(self, host: HostLayout) -> None:
