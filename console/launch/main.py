@@ -53,8 +53,9 @@ def _dispatch(given: list[str]) -> int:
         return 0
     if options.command == "up":
         wanted = up.UpOptions(parse_listen(options.listen), lab=not options.no_lab, detach=options.detach)
-        _install_packages()
-        _drop_root(given)
+        if not options.installed:
+            _install_packages()
+        _drop_root([*given, "--installed"])
         return up.up(ROOT, wanted)
     _drop_root(given)
     return up.down(ROOT) if options.command == "down" else up.status(ROOT)
@@ -72,7 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("check", help="format, lint, types, import rules, migrations, templates")
     building = commands.add_parser("assets", help="build the front-end assets")
     building.add_argument("--accept", action="store_true", help="write the SHA-256 list anew from what npm installed")
-    building.add_argument("--installed", action="store_true", help=argparse.SUPPRESS)
+    for command in (starting, building):  # said by root to its successor: npm has run
+        command.add_argument("--installed", action="store_true", help=argparse.SUPPRESS)
     return parser
 
 

@@ -53,7 +53,6 @@ def config(programs: Sequence[Program], *, state: State, root: Path) -> str:
                 "directory": str(root),
                 "nodaemon": "true",
                 "silent": "true",
-                "umask": "077",
                 "identifier": "bartizan",
             },
         ),
@@ -80,10 +79,11 @@ def _program(program: Program, *, state: State, root: Path) -> str:
             "command": shlex.join([*UNTIL_DEATH, *program.command]),
             "directory": str(root),
             **({"environment": environment} if environment else {}),
+            "umask": "077",
             "autostart": "true",
             "autorestart": "true",
             "startsecs": str(program.start_seconds),
-            "startretries": "5",
+            "startretries": "3",
             "stopsignal": "TERM",
             "stopwaitsecs": str(program.stop_seconds),
             "killasgroup": "true",
@@ -105,8 +105,9 @@ def _section(name: str, values: Mapping[str, str]) -> str:
 
 
 def _environment_value(value: str) -> str:
-    if '"' in value or "\\" in value:
-        raise ValueError("a quote or backslash cannot be written to supervisord's environment")
+    # supervisord takes quotes off both ends of a value, whatever stands between them.
+    if '"' in value or "\\" in value or value != value.strip("'"):
+        raise ValueError("a value with such quotes or backslashes cannot be written to supervisord's environment")
     return value
 
 
@@ -172,7 +173,7 @@ def wait_until_running(
             if status.state in _FAILED:
                 raise LaunchError(
                     f"{status.name} does not start ({status.state.lower()}: {status.detail})",
-                    details=tail(state.log / f"{status.name.partition(':')[2]}.log"),
+                    details=_log_tail(state, status.name),
                 )
         waiting = [status.name for status in found if status.state not in _SETTLED]
         if len(found) == expected and not waiting:
@@ -181,6 +182,7 @@ def wait_until_running(
             raise LaunchError(
                 f"not up after {seconds:.0f} s: {', '.join(waiting) or 'supervisord does not answer'}",
                 hint=f"see the logs in {state.log}",
+                details=_log_tail(state, waiting[0]) if waiting else "",
             )
         time.sleep(0.3)
 
@@ -217,6 +219,11 @@ def tail(path: Path, lines: int = 20) -> str:
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
     except FileNotFoundError:
         return ""
+
+
+def _log_tail(state: State, name: str) -> str:
+    """The end of the log of a program as supervisord names it: `group:name`, or `name` where the two are the same."""
+    return tail(state.log / f"{name.rpartition(':')[2]}.log")
 
 
 def _control(state: State, root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
