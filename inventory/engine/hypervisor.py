@@ -4,7 +4,7 @@
 UUIDs are `uuid.UUID`, texts are as libvirt reports them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -102,7 +102,8 @@ class TpmFacts:
 
 @dataclass(frozen=True, slots=True)
 class VmFacts:
-    """One domain. `definition_sha256` is over the canonical inactive XML, so that it changes with the definition only."""
+    """One domain. `definition_sha256` is over the canonical inactive XML, so that it changes with the definition only.
+    It is empty where the XML was refused: then nothing but uuid, name and power is known."""
 
     uuid: UUID
     name: str
@@ -140,8 +141,9 @@ class LuksTarget:
 
 
 class Change(StrEnum):
-    """What an event of the host is about."""
+    """What an event of the host is about. IDLE: nothing happened for a while; lets the reader look at its clock."""
 
+    IDLE = "idle"
     VM = "vm"
     HOST_LOST = "host_lost"
     DATASTORES = "datastores"
@@ -160,8 +162,12 @@ class Hypervisor(Protocol):
 
     def datastores(self) -> tuple[DatastoreFacts, ...]: ...
 
-    def virtual_machines(self) -> Iterator[VmFacts]:
-        """All domains, defined and running."""
+    def virtual_machines(self, known_definitions: Container[str] = ()) -> Iterator[VmFacts]:
+        """All domains, defined and running; one that vanishes or cannot be read meanwhile is left out.
+
+        Asking for the size of a stopped VM's disks is dear, so it is left out (0) where `definition_sha256` is in
+        `known_definitions`: the caller has the sizes already.
+        """
         ...
 
     def virtual_machine(self, uuid: UUID) -> VmFacts: ...
@@ -171,6 +177,15 @@ class Hypervisor(Protocol):
         ...
 
     def define(self, xml: str) -> None: ...
+
+    def redefine(self, uuid: UUID, edit: Callable[[str], str]) -> None:
+        """Defines what `edit` makes of the inactive XML. Unlike `definition`, passwords in it (VNC, SPICE) survive;
+        that XML goes nowhere but through `edit`, which must not keep it."""
+        ...
+
+    def live_definition(self, uuid: UUID) -> str | None:
+        """The running domain's XML without secrets; None where it does not run."""
+        ...
 
     def power_on(self, uuid: UUID) -> None: ...
 
@@ -210,8 +225,26 @@ class Hypervisor(Protocol):
         """Ends the copy, the guest stays on its source; no copy there is no error."""
         ...
 
-    def changes(self) -> Iterator[HostChange]:
-        """Blocks and yields what happens on the host, until the connection is lost (HOST_LOST is the last)."""
+    def read_file(self, path: str, *, offset: int, length: int) -> bytes:
+        """Part of a file on the host, through libvirt's storage API; shorter at its end. `offset` < 0: from the end."""
+        ...
+
+    def create_file(self, path: str, *, size: int, head: bytes = b"") -> None:
+        """A new sparse file of `size` bytes on the host that begins with `head`. Refused where it exists already."""
+        ...
+
+    def delete_file(self, path: str, *, wipe: bool) -> None:
+        """Deletes a file on the host, overwritten with zeros before if `wipe`; none there is no error.
+
+        Overwriting proves nothing on copy-on-write file systems and SSDs.
+        """
+        ...
+
+    def changes(self, *, idle_seconds: float = 0.5) -> Iterator[HostChange]:
+        """Blocks and yields what happens on the host, until the connection is lost (HOST_LOST is the last).
+
+        The first is always IDLE: from then on nothing is missed. IDLE comes again after `idle_seconds` of silence.
+        """
         ...
 
 
