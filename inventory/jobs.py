@@ -119,6 +119,10 @@ class Progress:
         self.job.step, self.job.done, self.job.total = text[:200], 0, total
         self._save()
 
+    def step_total(self, total: int) -> None:
+        """The step's total, where it is learnt on the way."""
+        self.job.total = total
+
     def advance(self, done: int) -> None:
         """`done` units of the step's total so far."""
         self.job.done = done
@@ -240,9 +244,7 @@ def request_cancel(job_id: uuid.UUID, *, actor: Actor) -> Job:
     now = timezone.now()
     if Job.objects.filter(pk=job_id, status=JobStatus.PENDING).update(
         status=JobStatus.CANCELLED, ended_at=now, changed_at=now, message="cancelled before it began"
-    ):
-        job = Job.objects.get(pk=job_id)
-    elif Job.objects.filter(pk=job_id, status=JobStatus.RUNNING).update(cancel_requested=True, changed_at=now):
+    ) or Job.objects.filter(pk=job_id, status=JobStatus.RUNNING).update(cancel_requested=True, changed_at=now):
         job = Job.objects.get(pk=job_id)
     else:
         found = Job.objects.filter(pk=job_id).first()

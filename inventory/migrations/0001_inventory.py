@@ -41,6 +41,7 @@ class Migration(migrations.Migration):
                 ('name', models.CharField(max_length=120, unique=True)),
                 ('uri', models.CharField(max_length=500, unique=True)),
                 ('migration_uri', models.CharField(blank=True, help_text='how other hosts reach this one, qemu+tls://...; empty: as uri', max_length=500)),
+                ('vtpm_state_path', models.CharField(blank=True, help_text="where the host keeps swtpm state, a folder per VM; empty: libvirt's system default", max_length=1000)),
                 ('state', models.CharField(choices=[('connecting', 'Connecting'), ('connected', 'Connected'), ('disconnected', 'Disconnected')], default='connecting', max_length=16)),
                 ('state_reason', models.CharField(blank=True, max_length=500)),
                 ('last_seen_at', models.DateTimeField(blank=True, null=True)),

@@ -1,0 +1,127 @@
+"""Conversion of a powered-off VM's vTPM state between plain and encrypted, by swtpm itself.
+
+One swtpm reads the old state, hands out the permanent blob, a second one takes it in and writes it under the new key
+(measured to be what libvirt passes: passphrase, aes-256-cbc). The blob is the TPM's memory in clear: it stays in an
+anonymous file of this process and never gets a name. Passphrases go through inherited pipes.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from encryption.engine.secret import Secret
+
+STATE_FILE: Final = "tpm2-00.permall"
+_PATIENCE_SECONDS: Final = 20.0
+
+
+class SwtpmFailed(Exception):
+    """swtpm did not do it; the text says at which step, without any of its data."""
+
+
+def state_file(folder: Path) -> Path:
+    return folder / STATE_FILE
+
+
+def convert(source: Path, target: Path, *, old: Secret | None, new: Secret | None) -> None:
+    """Writes the state in folder `source` to a new folder `target`, opened by `old`, closed by `new` (None: plain).
+
+    `target` gets the owner of `source` and mode 0700. Neither may be in use by a VM.
+    """
+    if not state_file(source).is_file():
+        raise SwtpmFailed(f"there is no vTPM state in {source}")
+    owner = source.stat()
+    if target.exists():
+        shutil.rmtree(target)
+    target.mkdir(mode=0o700)
+    blob = os.memfd_create("vtpm-state", os.MFD_CLOEXEC)
+    try:
+        with _running(source, old) as control:
+            _ask(control, "read the state", "-i")
+            _ask(control, "read the state", "--save", "permanent", f"/dev/fd/{blob}", keep=blob)
+        if not os.fstat(blob).st_size:
+            raise SwtpmFailed("swtpm gave an empty state")
+        os.lseek(blob, 0, os.SEEK_SET)
+        with _running(target, new) as control:
+            _ask(control, "write the state", "--load", "permanent", f"/dev/fd/{blob}", keep=blob)
+            _ask(control, "write the state", "-i")
+    finally:
+        os.close(blob)
+    (target / ".lock").unlink(missing_ok=True)
+    if os.geteuid() == 0:
+        for path in (target, *target.iterdir()):
+            os.chown(path, owner.st_uid, owner.st_gid)
+    _sync(state_file(target))
+    _sync(target)
+
+
+@contextmanager
+def _running(folder: Path, passphrase: Secret | None) -> Iterator[str]:
+    """A swtpm over `folder`; yields its control socket. Ended politely, then by signal."""
+    with tempfile.TemporaryDirectory(prefix="swtpm-") as place:
+        control = f"{place}/ctrl"
+        command = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={folder}", "--ctrl", f"type=unixio,path={control}"]
+        keep: tuple[int, ...] = ()
+        if passphrase is not None:
+            read_end, write_end = os.pipe()
+            os.write(write_end, passphrase.reveal())
+            os.close(write_end)
+            keep = (read_end,)
+            command += ["--key", f"pwdfd={read_end},mode=aes-256-cbc"]
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=keep
+            )
+        finally:
+            for descriptor in keep:
+                os.close(descriptor)
+        try:
+            deadline = time.monotonic() + _PATIENCE_SECONDS
+            while not os.path.exists(control):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise SwtpmFailed(f"swtpm does not start over {folder}")
+                time.sleep(0.02)
+            yield control
+            _ask(control, "stop", "-s")
+            process.wait(_PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired as exc:
+            raise SwtpmFailed("swtpm does not stop") from exc
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(5)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+
+def _ask(control: str, doing: str, *arguments: str, keep: int | None = None) -> None:
+    try:
+        done = subprocess.run(
+            ["swtpm_ioctl", "--unix", control, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            pass_fds=() if keep is None else (keep,),
+            timeout=_PATIENCE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise SwtpmFailed(f"swtpm hangs: cannot {doing}") from exc
+    if done.returncode:
+        raise SwtpmFailed(f"swtpm refuses: cannot {doing}; does its key fit?")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,184 @@
+"""Key providers, keys, wrapped secrets, storage policies and what is wanted of one VM.
+
+No row holds a key in clear: keys of the KMS are known by their IDs, data keys are kept wrapped, and the console's own
+client keys are sealed under the console key, which only workers have.
+"""
+
+import uuid
+
+from django.db import models
+from django.db.models import Q
+
+from inventory.models import VirtualMachine
+
+
+class KmsCluster(models.Model):
+    """Key servers that replicate each other. `id` travels in the VMs' metadata and so survives a rebuilt console."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    name = models.CharField(max_length=80, unique=True)
+    is_default = models.BooleanField(default=False)
+    is_lab = models.BooleanField(default=False, help_text="a key server of the local lab: not for real keys")
+    trusted_pem = models.TextField(blank=True, help_text="the CA, or the server's own certificate, that is trusted")
+    client_csr_pem = models.TextField(blank=True)
+    client_certificate_pem = models.TextField(blank=True)
+    client_key_sealed = models.BinaryField(blank=True, default=b"")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [
+            models.UniqueConstraint(fields=["is_default"], condition=Q(is_default=True), name="one_default_kms_cluster")
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class KmsServer(models.Model):
+    class State(models.TextChoices):
+        UNKNOWN = "unknown", "Not checked"
+        CONNECTED = "connected", "Connected"
+        UNREACHABLE = "unreachable", "Not reachable"
+        UNTRUSTED = "untrusted", "Not trusted"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    cluster = models.ForeignKey(KmsCluster, on_delete=models.CASCADE, related_name="servers")
+    position = models.PositiveIntegerField(help_text="servers are tried in this order")
+    host = models.CharField(max_length=253)
+    port = models.PositiveIntegerField(default=5696)
+    state = models.CharField(max_length=16, choices=State, default=State.UNKNOWN)
+    state_reason = models.CharField(max_length=500, blank=True)
+    vendor = models.CharField(max_length=200, blank=True)
+    latency_ms = models.PositiveIntegerField(null=True, blank=True)
+    checked_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["position"]
+        constraints = [
+            models.UniqueConstraint(fields=["cluster", "position"], name="kms_server_position"),
+            models.UniqueConstraint(fields=["cluster", "host", "port"], name="kms_server_address"),
+        ]
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Key(models.Model):
+    """One managed object of a KMS, known by its unique identifier. The key itself never comes near the database."""
+
+    class State(models.TextChoices):
+        PRE_ACTIVE = "pre_active", "Pre-active"
+        ACTIVE = "active", "Active"
+        DEACTIVATED = "deactivated", "Deactivated"
+        COMPROMISED = "compromised", "Compromised"
+        DESTROYED = "destroyed", "Destroyed"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    cluster = models.ForeignKey(KmsCluster, on_delete=models.PROTECT, related_name="keys")
+    key_id = models.CharField(max_length=255, help_text="the KMIP unique identifier")
+    name = models.CharField(max_length=255, blank=True)
+    algorithm = models.CharField(max_length=20, default="AES-256")
+    state = models.CharField(max_length=16, choices=State, default=State.PRE_ACTIVE)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+        constraints = [models.UniqueConstraint(fields=["cluster", "key_id"], name="key_id_in_kms_cluster")]
+
+    def __str__(self) -> str:
+        return self.key_id
+
+
+class StoragePolicy(models.Model):
+    """What a VM's home or a disk must be."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=80, unique=True)
+    description = models.CharField(max_length=300, blank=True)
+    encrypts = models.BooleanField(default=True)
+    is_builtin = models.BooleanField(default=False)
+
+    class Meta:
+        ordering = ["-encrypts", "name"]
+        verbose_name_plural = "storage policies"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class VmSecurity(models.Model):
+    """What is wanted of one VM, as last applied: its home policy and the key that wraps its secrets.
+
+    The VM's row is protected while this one stands: with it would go the wrapped keys.
+    """
+
+    virtual_machine = models.OneToOneField(VirtualMachine, on_delete=models.PROTECT, related_name="security")
+    policy = models.ForeignKey(StoragePolicy, on_delete=models.PROTECT, related_name="virtual_machines")
+    key = models.ForeignKey(Key, null=True, blank=True, on_delete=models.PROTECT, related_name="virtual_machines")
+    changed_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        verbose_name_plural = "VM security"
+
+    def __str__(self) -> str:
+        return f"security of {self.virtual_machine}"
+
+
+class Purpose(models.TextChoices):
+    """What a wrapped secret opens. The values stand in the VM's metadata (engine/metadata.py)."""
+
+    DISK = "disk", "Disk"
+    NVRAM = "nvram", "NVRAM"
+    VTPM = "vtpm", "vTPM state"
+
+
+class Stage(models.TextChoices):
+    """How far the part that a secret opens has come. A resumed job goes on from here.
+
+    ENCRYPTING -> SWITCHED -> IN_USE -> DECRYPTING -> RESTORED -> (row deleted)
+    """
+
+    ENCRYPTING = "encrypting", "Being encrypted"  # the plain file is in use, `path` is being written
+    SWITCHED = "switched", "Encrypted, original left"  # `path` is in use, `plain_path` is to be destroyed
+    IN_USE = "in_use", "Encrypted"
+    DECRYPTING = "decrypting", "Being decrypted"  # `path` is in use, `plain_path` is being written
+    RESTORED = "restored", "Decrypted, encrypted copy left"  # `plain_path` is in use, `path` is to be destroyed
+
+
+OPENED_BY_SECRET = (Stage.SWITCHED, Stage.IN_USE, Stage.DECRYPTING)
+
+
+class WrappedSecret(models.Model):
+    """A data key wrapped by a KEK (AES-KWP): the passphrase of a LUKS image or of vTPM state, in hexadecimal.
+
+    Written before the first byte is encrypted under it, deleted only when nothing encrypted under it is left.
+    """
+
+    secret_uuid = models.UUIDField(primary_key=True, default=uuid.uuid4, help_text="also libvirt's secret UUID")
+    virtual_machine = models.ForeignKey(VirtualMachine, on_delete=models.PROTECT, related_name="wrapped_secrets")
+    purpose = models.CharField(max_length=8, choices=Purpose)
+    target = models.CharField(max_length=32, help_text="vda ...; empty for NVRAM and vTPM")
+    key = models.ForeignKey(Key, on_delete=models.PROTECT, related_name="wrapped_secrets")
+    wrapped = models.BinaryField()
+    path = models.CharField(max_length=1000, help_text="of the encrypted file or folder on the host")
+    plain_path = models.CharField(max_length=1000, blank=True, help_text="what it was made from")
+    plain_format = models.CharField(max_length=16, blank=True, help_text="raw or qcow2: what decryption restores")
+    size_bytes = models.BigIntegerField(default=0, help_text="of the content; 0 for vTPM state")
+    stage = models.CharField(max_length=16, choices=Stage, default=Stage.ENCRYPTING)
+    job_id = models.UUIDField(null=True, blank=True, help_text="of the job that is changing it")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["purpose", "target"]
+        constraints = [
+            models.UniqueConstraint(fields=["virtual_machine", "purpose", "target"], name="one_secret_per_purpose")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.part} of {self.virtual_machine}"
+
+    @property
+    def part(self) -> str:
+        """What people call it: vda, NVRAM, vTPM state."""
+        return self.target or Purpose(self.purpose).label

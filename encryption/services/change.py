@@ -1,0 +1,302 @@
+"""What the steps of one change of a VM's encryption share: the VM, the job, the host, and the stages of its secrets.
+
+The stage of each `WrappedSecret` says how far its part has come, so a job that is run again after a crash goes on from
+the rows and from what libvirt reports, never from memory.
+"""
+
+import uuid
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Final
+
+from django.db import transaction
+from inventory.services.connections import Hypervisor, VmFacts, reaches_files
+from inventory.services.definitions import (
+    set_disk,
+    set_dump_core,
+    set_metadata,
+    set_nvram,
+    set_tpm_secret,
+)
+
+from encryption.adapters import image_files, swtpm
+from encryption.adapters.image_files import ImageFileError
+from encryption.engine import keywrap, metadata
+from encryption.engine.metadata import ProtectedVm, WrappedKey
+from encryption.engine.secret import Secret
+from encryption.models import OPENED_BY_SECRET, Key, Purpose, Stage, WrappedSecret
+from encryption.services import vtpm_files
+from encryption.services.key_access import fetched_key
+from encryption.services.options import Wish, policy_of
+from inventory.errors import Conflict
+from inventory.jobs import Progress
+from inventory.models import Job, VirtualMachine
+
+DATA_KEY_BYTES: Final = 32
+_METADATA_PURPOSE: Final[dict[Purpose, metadata.Purpose]] = {
+    Purpose.DISK: "disk",
+    Purpose.NVRAM: "nvram",
+    Purpose.VTPM: "vtpm",
+}
+
+
+@dataclass(slots=True)
+class Change:
+    """One run of one job on one VM."""
+
+    job: Job
+    progress: Progress
+    vm: VirtualMachine
+    wish: Wish
+    hypervisor: Hypervisor
+    facts: VmFacts
+
+    def rows(self, *stages: Stage) -> list[WrappedSecret]:
+        return list(
+            self.vm.wrapped_secrets.filter(stage__in=stages or Stage.values).select_related(
+                "key__cluster", "virtual_machine"
+            )
+        )
+
+    def look(self) -> None:
+        """Fresh facts of the VM from its host."""
+        self.facts = self.hypervisor.virtual_machine(self.vm.uuid)
+
+
+def new_secret(
+    change: Change,
+    kek: Secret,
+    key: Key,
+    *,
+    purpose: Purpose,
+    target: str,
+    plain_path: str,
+    plain_format: str,
+    size: int,
+) -> WrappedSecret:
+    """Draws a data key and writes it, wrapped, before anything is encrypted under it."""
+    secret_uuid = uuid.uuid4()
+    return WrappedSecret.objects.create(
+        secret_uuid=secret_uuid,
+        virtual_machine=change.vm,
+        purpose=purpose,
+        target=target,
+        key=key,
+        wrapped=keywrap.wrap(kek, Secret.generate(DATA_KEY_BYTES)),
+        path=plain_path if purpose == Purpose.VTPM else _beside(plain_path, f"-{secret_uuid.hex[:8]}.luks"),
+        plain_path=vtpm_files.put_aside(plain_path, secret_uuid) if purpose == Purpose.VTPM else plain_path,
+        plain_format=plain_format,
+        size_bytes=size,
+        stage=Stage.ENCRYPTING,
+        job_id=change.job.pk,
+    )
+
+
+def begin_encryption(change: Change, key: Key) -> None:
+    """A secret for every part that shall be encrypted and has none yet."""
+    wanted = list(_parts_to_encrypt(change))
+    if not wanted:
+        return
+    with fetched_key(key) as kek:
+        for purpose, target, path, image_format, size in wanted:
+            new_secret(
+                change, kek, key, purpose=purpose, target=target, plain_path=path, plain_format=image_format, size=size
+            )
+
+
+def _parts_to_encrypt(change: Change) -> list[tuple[Purpose, str, str, str, int]]:
+    """(purpose, target, plain path, plain format, size) of each part without a secret."""
+    if not policy_of(change.wish).encrypts:
+        return []
+    facts, held = change.facts, {(row.purpose, row.target) for row in change.rows()}
+    parts: list[tuple[Purpose, str, str, str, int]] = []
+    if facts.firmware == "uefi" and facts.nvram_secret_uuid is None and (Purpose.NVRAM, "") not in held:
+        if not facts.nvram_path:
+            raise Conflict("nvram_unknown", f"{change.vm}: libvirt names no NVRAM file", hint="start the VM once")
+        parts.append((Purpose.NVRAM, "", facts.nvram_path, "raw", 0))
+    if facts.tpm is not None and not facts.tpm.is_encrypted and (Purpose.VTPM, "") not in held:
+        parts.append((Purpose.VTPM, "", str(vtpm_files.folder(change.vm)), "", 0))
+    for disk in facts.disks:
+        if disk.target in change.wish.disks and not disk.is_encrypted and (Purpose.DISK, disk.target) not in held:
+            parts.append((Purpose.DISK, disk.target, disk.source, disk.format, disk.capacity_bytes))
+    return parts
+
+
+def begin_decryption(change: Change) -> None:
+    """Marks the parts that shall be plain again, and says where each goes."""
+    keep_home = policy_of(change.wish).encrypts
+    for row in change.rows(Stage.IN_USE):
+        if keep_home and (row.purpose != Purpose.DISK or row.target in change.wish.disks):
+            continue
+        if row.purpose == Purpose.VTPM:
+            row.plain_path = vtpm_files.put_aside(row.path, row.secret_uuid)
+        elif not row.plain_path or _is_taken(change, row.plain_path):
+            row.plain_path = _beside(row.path, f"-plain.{row.plain_format}")
+        row.stage, row.job_id = Stage.DECRYPTING, change.job.pk
+        row.save(update_fields=["plain_path", "stage", "job_id"])
+
+
+def _is_taken(change: Change, path: str) -> bool:
+    return reaches_files(change.vm.host) and image_files.exists(path)
+
+
+def _beside(path: str, ending: str) -> str:
+    """A name in the same folder: the stem, without an ending that we gave it before, and `ending`."""
+    pure = PurePosixPath(path)
+    return str(pure.with_name(pure.stem + ending))
+
+
+def settle(change: Change) -> None:
+    """Brings the rows' stages up to what the host reports, after a crash between a switch and its row.
+
+    A part that another job left half-written is dropped: its copy may be older than its source.
+    """
+    for row in change.rows(Stage.ENCRYPTING):
+        if opens(change.facts, row):
+            switched(change, row)
+        elif row.job_id != change.job.pk:
+            drop_target(change, row)
+    for row in change.rows(Stage.DECRYPTING):
+        if not opens(change.facts, row):
+            restored(change, row)
+        elif row.job_id != change.job.pk:
+            drop_target(change, row)
+
+
+def opens(facts: VmFacts, row: WrappedSecret) -> bool:
+    """Whether the VM's definition opens this part with this secret."""
+    if row.purpose == Purpose.NVRAM:
+        return facts.nvram_secret_uuid == row.secret_uuid
+    if row.purpose == Purpose.VTPM:
+        return facts.tpm is not None and facts.tpm.secret_uuid == row.secret_uuid
+    return any(disk.target == row.target and disk.secret_uuid == row.secret_uuid for disk in facts.disks)
+
+
+def switched(change: Change, row: WrappedSecret) -> None:
+    """The definition refers to the encrypted copy now."""
+    if row.purpose == Purpose.VTPM:
+        vtpm_files.exchange(row)
+    row.stage, row.job_id = Stage.SWITCHED, None
+    row.save(update_fields=["stage", "job_id"])
+
+
+def restored(change: Change, row: WrappedSecret) -> None:
+    """The definition refers to the plain copy now."""
+    if row.purpose == Purpose.VTPM:
+        vtpm_files.exchange(row)
+    row.stage, row.job_id = Stage.RESTORED, None
+    row.save(update_fields=["stage", "job_id"])
+
+
+def drop_target(change: Change, row: WrappedSecret) -> None:
+    """Gives up a part's conversion: the half-written copy goes, the original stays as it was."""
+    encrypting = row.stage == Stage.ENCRYPTING
+    if row.purpose == Purpose.VTPM:
+        vtpm_files.drop_staged(row)
+    else:
+        if row.purpose == Purpose.DISK and change.facts.power != "off":
+            change.hypervisor.abort_block_copy(change.vm.uuid, row.target)
+        destroy_file(change, row.path if encrypting else row.plain_path, wipe=not encrypting)
+    change.hypervisor.remove_secret(row.secret_uuid)
+    if encrypting:
+        row.delete()
+    else:
+        row.stage, row.job_id = Stage.IN_USE, None
+        row.save(update_fields=["stage", "job_id"])
+
+
+def destroy_file(change: Change, path: str, *, wipe: bool = True) -> None:
+    """Overwrites and deletes a file, by the worker where it reaches it, else through the host."""
+    if not path:
+        return
+    if not reaches_files(change.vm.host):
+        change.hypervisor.delete_file(path, wipe=wipe)
+        return
+    try:
+        image_files.destroy(path)
+    except ImageFileError as exc:
+        raise Conflict("file_not_destroyed", f"{change.vm}: {exc}", hint="delete it by hand, then apply again") from exc
+
+
+def destroy_originals(change: Change) -> None:
+    """Step last: what the definition no longer refers to. A row is settled only when its file is gone."""
+    for row in change.rows(Stage.SWITCHED):
+        if row.purpose == Purpose.VTPM:
+            vtpm_files.destroy(row.plain_path)
+        else:
+            destroy_file(change, row.plain_path)
+        row.stage = Stage.IN_USE
+        row.save(update_fields=["stage"])
+    for row in change.rows(Stage.RESTORED):
+        if row.purpose == Purpose.VTPM:
+            vtpm_files.destroy(row.plain_path)
+        else:
+            destroy_file(change, row.path)
+        row.delete()
+
+
+def switch_definition(change: Change) -> None:
+    """One definition with all that is ready: either the guest starts from the old parts or from the new ones."""
+    with transaction.atomic():
+        ready = [*change.rows(Stage.ENCRYPTING), *change.rows(Stage.DECRYPTING)]
+        protected = protected_vm(change, without=[row for row in ready if row.stage == Stage.DECRYPTING])
+
+    def edit(xml: str) -> str:
+        for row in ready:
+            xml = _switch(xml, row)
+        xml = set_metadata(xml, metadata.NAMESPACE, metadata.to_xml(protected) if protected else None)
+        return set_dump_core(xml, is_allowed=protected is None)
+
+    change.hypervisor.redefine(change.vm.uuid, edit)
+    change.look()
+    for row in ready:
+        if row.stage == Stage.ENCRYPTING:
+            switched(change, row)
+        else:
+            restored(change, row)
+
+
+def _switch(xml: str, row: WrappedSecret) -> str:
+    encrypt = row.stage == Stage.ENCRYPTING
+    secret_uuid = row.secret_uuid if encrypt else None
+    path = row.path if encrypt else row.plain_path
+    if row.purpose == Purpose.NVRAM:
+        return set_nvram(xml, path=path, secret_uuid=secret_uuid)
+    if row.purpose == Purpose.VTPM:
+        return set_tpm_secret(xml, secret_uuid)
+    return set_disk(xml, row.target, path=path, format="raw" if encrypt else row.plain_format, secret_uuid=secret_uuid)
+
+
+def protected_vm(change: Change, *, without: list[WrappedSecret]) -> ProtectedVm | None:
+    """What the VM's metadata will say: all secrets that open its parts once this change is done; None when plain."""
+    policy = policy_of(change.wish)
+    if not policy.encrypts:
+        return None
+    gone = {row.secret_uuid for row in without}
+    rows = [row for row in change.rows(Stage.ENCRYPTING, *OPENED_BY_SECRET) if row.secret_uuid not in gone]
+    security = change.vm.security
+    if security.key is None:
+        return None
+    return ProtectedVm(
+        kms_cluster=security.key.cluster.id,
+        kms_cluster_name=security.key.cluster.name,
+        kek_id=security.key.key_id,
+        policy=policy.name,
+        secrets=tuple(
+            WrappedKey(
+                purpose=_METADATA_PURPOSE[Purpose(row.purpose)],
+                target=row.target or row.purpose,
+                secret_uuid=row.secret_uuid,
+                wrapped=bytes(row.wrapped),
+                kek_id=row.key.key_id,
+                source_format="qcow2" if row.plain_format == "qcow2" else "raw",
+                size=row.size_bytes,
+            )
+            for row in rows
+        ),
+    )
+
+
+def vtpm_state_exists(row: WrappedSecret) -> bool:
+    """A VM that never ran has no state yet; swtpm makes it, encrypted, at its first start."""
+    return swtpm.state_file(vtpm_files.as_path(row.path)).exists()

@@ -1,0 +1,110 @@
+"""Apply, the worker side of VM Options: the job that encrypts and decrypts a VM.
+
+Order of writes, so that a kill at any point loses nothing:
+
+1. the KEK is made at the KMS, and every data key stands wrapped in the database, before a byte is encrypted under it;
+2. each copy is written beside its original (`offline.py`, `live.py`), synced and verified;
+3. the definition is switched, for a powered-off VM in one piece, for a running one disk by disk at the pivot;
+4. only then the originals are overwritten and deleted, and the rows of restored parts go.
+
+A job that runs again looks at the rows' stages and the host (`change.settle`), plans anew, and does what is left.
+"""
+
+from django.db import transaction
+from inventory.services import connections, sync
+
+from encryption.models import Key, Stage, VmSecurity
+from encryption.services import change as changes
+from encryption.services import live, offline
+from encryption.services.change import Change
+from encryption.services.key_access import make_key, new_key_name
+from encryption.services.options import Wish, kms_cluster_of, observe, plan_from_wish, policy_of, refuse
+from inventory import events
+from inventory.errors import NotFound, ServiceError
+from inventory.jobs import Cancelled, Progress
+from inventory.models import Job, Severity, VirtualMachine
+
+
+def apply_options(job: Job, progress: Progress) -> None:
+    """The work of an `encryption.apply_options` job."""
+    vm = VirtualMachine.objects.select_related("host").filter(pk=job.target_id).first()
+    if vm is None:
+        raise NotFound("vm_not_found", f"{job.target_name} is no longer in the inventory")
+    progress.step("looking at the virtual machine")
+    with connections.open_host(vm.host) as hypervisor:
+        sync.refresh_virtual_machine(vm, hypervisor)
+        change = Change(
+            job, progress, vm, Wish.from_params(job.params), hypervisor, hypervisor.virtual_machine(vm.uuid)
+        )
+        changes.settle(change)
+        sync.refresh_virtual_machine(vm, hypervisor)
+        refuse(vm, plan_from_wish(vm, change.wish))
+        try:
+            _carry_out(change)
+        except (Cancelled, ServiceError):
+            _give_up(change)
+            raise
+        finally:
+            sync.refresh_virtual_machine(vm, hypervisor)
+
+
+def _carry_out(change: Change) -> None:
+    vm, policy = change.vm, policy_of(change.wish)
+    if policy.encrypts:
+        key = _key(change)
+        changes.begin_encryption(change, key)
+    changes.begin_decryption(change)
+    if change.facts.power == "off":
+        offline.convert_parts(change)
+        change.progress.step("switching the definition")
+        changes.switch_definition(change)
+    else:
+        live.convert_disks(change)
+        change.progress.step("switching the definition")
+        changes.switch_definition(change)
+    sync.refresh_virtual_machine(vm, change.hypervisor)
+    change.progress.step("destroying the originals")
+    changes.destroy_originals(change)
+    _finish(change)
+
+
+def _key(change: Change) -> Key:
+    """The VM's KEK: the one it has, or a new one. `VmSecurity` names it before any secret is wrapped under it."""
+    vm = change.vm
+    security = VmSecurity.objects.select_related("key__cluster").filter(virtual_machine=vm).first()
+    if security is not None and security.key is not None:
+        key = security.key
+    else:
+        change.progress.step("creating a key at the key provider")
+        key = make_key(kms_cluster_of(vm, change.wish), vm, name=new_key_name(vm, change.job.pk), job=change.job)
+    policy = policy_of(change.wish)
+    vm.security, _ = VmSecurity.objects.update_or_create(virtual_machine=vm, defaults={"policy": policy, "key": key})
+    return key
+
+
+def _finish(change: Change) -> None:
+    vm, policy = change.vm, policy_of(change.wish)
+    parts = [row.part for row in change.rows(Stage.IN_USE)]
+    with transaction.atomic():
+        if policy.encrypts:
+            events.record(
+                "vm.encrypted", f"{vm} is encrypted by {policy}: {', '.join(parts) or 'no part yet'}", target=vm,
+                actor=change.job.actor, job=change.job, policy=policy.name, parts=parts,
+            )  # fmt: skip
+        else:
+            VmSecurity.objects.filter(virtual_machine=vm).delete()
+            events.record(
+                "vm.decrypted", f"{vm} is decrypted", target=vm, actor=change.job.actor, job=change.job,
+                severity=Severity.WARNING, policy=policy.name,
+            )  # fmt: skip
+
+
+def _give_up(change: Change) -> None:
+    """Cancelled or refused by the outside: half-written copies go, what has been switched stays switched."""
+    change.look()
+    for row in change.rows(Stage.ENCRYPTING, Stage.DECRYPTING):
+        changes.drop_target(change, row)
+    if not observe(change.vm).has_key:
+        return
+    if not change.rows() and not change.facts.nvram_secret_uuid:
+        VmSecurity.objects.filter(virtual_machine=change.vm).delete()

@@ -1,0 +1,69 @@
+"""The folders of a vTPM's state: libvirt knows one place only, so old and new state change places by renaming.
+
+.../<VM uuid>/tpm2                what swtpm opens
+.../<VM uuid>/tpm2.new-<secret>   being written by a conversion
+.../<VM uuid>/tpm2.old-<secret>   put aside by the exchange, to be destroyed
+"""
+
+import os
+import uuid
+from pathlib import Path
+
+from inventory.services.connections import vtpm_state_path
+
+from encryption.adapters import image_files
+from encryption.models import WrappedSecret
+from inventory.errors import Conflict
+from inventory.models import VirtualMachine
+
+
+def folder(vm: VirtualMachine) -> Path:
+    found = vtpm_state_path(vm)
+    if found is None:
+        raise Conflict(
+            "vtpm_state_unknown",
+            f"where {vm.host} keeps vTPM state is not known",
+            hint="set the vTPM state folder of the host (Configure)",
+        )
+    return Path(found)
+
+
+def as_path(path: str) -> Path:
+    return Path(path)
+
+
+def put_aside(path: str, secret_uuid: uuid.UUID) -> str:
+    return f"{path}.old-{secret_uuid.hex[:8]}"
+
+
+def staged(row: WrappedSecret) -> Path:
+    return Path(f"{row.path}.new-{row.secret_uuid.hex[:8]}")
+
+
+def exchange(row: WrappedSecret) -> None:
+    """tpm2 -> tpm2.old, tpm2.new -> tpm2. Can be repeated: each rename is done only while its source is there."""
+    new, current, old = staged(row), Path(row.path), Path(row.plain_path)
+    if not new.exists():
+        return
+    if current.exists():
+        current.rename(old)
+    new.rename(current)
+    descriptor = os.open(current.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def drop_staged(row: WrappedSecret) -> None:
+    destroy(str(staged(row)))
+
+
+def destroy(path: str) -> None:
+    """Overwrites and deletes a state folder's files, then the folder; none there is no error."""
+    place = Path(path)
+    if not place.is_dir() or place.is_symlink():
+        return
+    for file in place.iterdir():
+        image_files.destroy(str(file))
+    place.rmdir()
