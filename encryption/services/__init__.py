@@ -3,13 +3,8 @@
 
 def register() -> None:
     """Tells inventory what this app adds: objects that jobs and events are about, and the keys before a start."""
-    from inventory.services import power
-
     from encryption.models import KmsCluster
-    from encryption.services import release
     from inventory import events
     from inventory.models import TargetKind
 
     events.register_target(KmsCluster, TargetKind.KMS_CLUSTER)
-    power.register_start_step(release.send_keys)
-    power.register_after_start(release.withdraw_keys)
