@@ -8,6 +8,7 @@ import uuid
 
 from django.db import models
 from django.db.models import Q
+from typing_extensions import override
 
 from inventory.models import VirtualMachine
 
@@ -31,6 +32,7 @@ class KmsCluster(models.Model):
             models.UniqueConstraint(fields=["is_default"], condition=Q(is_default=True), name="one_default_kms_cluster")
         ]
 
+    @override
     def __str__(self) -> str:
         return self.name
 
@@ -60,6 +62,7 @@ class KmsServer(models.Model):
             models.UniqueConstraint(fields=["cluster", "host", "port"], name="kms_server_address"),
         ]
 
+    @override
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
@@ -86,6 +89,7 @@ class Key(models.Model):
         ordering = ["-created_at"]
         constraints = [models.UniqueConstraint(fields=["cluster", "key_id"], name="key_id_in_kms_cluster")]
 
+    @override
     def __str__(self) -> str:
         return self.key_id
 
@@ -103,6 +107,7 @@ class StoragePolicy(models.Model):
         ordering = ["-encrypts", "name"]
         verbose_name_plural = "storage policies"
 
+    @override
     def __str__(self) -> str:
         return self.name
 
@@ -121,6 +126,7 @@ class VmSecurity(models.Model):
     class Meta:
         verbose_name_plural = "VM security"
 
+    @override
     def __str__(self) -> str:
         return f"security of {self.virtual_machine}"
 
@@ -175,6 +181,7 @@ class WrappedSecret(models.Model):
             models.UniqueConstraint(fields=["virtual_machine", "purpose", "target"], name="one_secret_per_purpose")
         ]
 
+    @override
     def __str__(self) -> str:
         return f"{self.part} of {self.virtual_machine}"
 

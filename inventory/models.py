@@ -8,6 +8,7 @@ import uuid
 
 from django.db import models
 from django.db.models import Q
+from typing_extensions import override
 
 
 class TargetKind(models.TextChoices):
@@ -29,6 +30,7 @@ class Datacenter(models.Model):
     class Meta:
         ordering = ["name"]
 
+    @override
     def __str__(self) -> str:
         return self.name
 
@@ -42,6 +44,7 @@ class Cluster(models.Model):
         ordering = ["name"]
         constraints = [models.UniqueConstraint(fields=["datacenter", "name"], name="cluster_name_in_datacenter")]
 
+    @override
     def __str__(self) -> str:
         return self.name
 
@@ -58,6 +61,11 @@ class Host(models.Model):
     uri = models.CharField(max_length=500, unique=True)
     migration_uri = models.CharField(
         max_length=500, blank=True, help_text="how other hosts reach this one, qemu+tls://...; empty: as uri"
+    )
+    vtpm_state_path = models.CharField(
+        max_length=1000,
+        blank=True,
+        help_text="where the host keeps swtpm state, a folder per VM; empty: libvirt's system default",
     )
     state = models.CharField(max_length=16, choices=State, default=State.CONNECTING)
     state_reason = models.CharField(max_length=500, blank=True)
@@ -78,6 +86,7 @@ class Host(models.Model):
     class Meta:
         ordering = ["name"]
 
+    @override
     def __str__(self) -> str:
         return self.name
 
@@ -98,6 +107,7 @@ class Datastore(models.Model):
         ordering = ["name"]
         constraints = [models.UniqueConstraint(fields=["host", "name"], name="datastore_name_on_host")]
 
+    @override
     def __str__(self) -> str:
         return self.name
 
@@ -142,6 +152,7 @@ class VirtualMachine(models.Model):
         constraints = [models.UniqueConstraint(fields=["host", "uuid"], name="vm_uuid_on_host")]
         indexes = [models.Index(fields=["host", "name"]), models.Index(fields=["uuid"])]
 
+    @override
     def __str__(self) -> str:
         return self.name
 
@@ -167,6 +178,7 @@ class Disk(models.Model):
         ordering = ["target"]
         constraints = [models.UniqueConstraint(fields=["virtual_machine", "target"], name="disk_target_in_vm")]
 
+    @override
     def __str__(self) -> str:
         return self.target
 
@@ -226,6 +238,7 @@ class Job(models.Model):
             models.Index(fields=["status", "heartbeat_at"]),
         ]
 
+    @override
     def __str__(self) -> str:
         return f"{self.kind} {self.target_name}"
 
@@ -264,5 +277,6 @@ class Event(models.Model):
         ordering = ["-id"]
         indexes = [models.Index(fields=["target_kind", "target_id", "-id"])]
 
+    @override
     def __str__(self) -> str:
         return self.message

@@ -115,7 +115,7 @@ def _run_with_progress(command: list[str], descriptor: int, progress: Callable[[
     ) as process:
         assert process.stdout is not None and process.stderr is not None  # noqa: S101  PIPE was asked for
         try:
-            while chunk := process.stdout.read1(4096):
+            while chunk := os.read(process.stdout.fileno(), 4096):
                 if found := _PERCENT.findall(chunk):
                     progress(int(float(found[-1])))
         except BaseException:

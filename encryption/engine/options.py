@@ -198,7 +198,7 @@ def _state_refusals(
             "where the host keeps vTPM state is not known",
             "set the vTPM state folder of the host (Configure)",
         )
-    offline = home or (encrypting or decrypting) and not current.is_running
+    offline = home or ((encrypting or decrypting) and not current.is_running)
     if offline and not current.files_reachable:
         yield Finding(
             "files_not_reachable",

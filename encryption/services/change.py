@@ -10,14 +10,6 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from django.db import transaction
-from inventory.services.connections import Hypervisor, VmFacts, reaches_files
-from inventory.services.definitions import (
-    set_disk,
-    set_dump_core,
-    set_metadata,
-    set_nvram,
-    set_tpm_secret,
-)
 
 from encryption.adapters import image_files, swtpm
 from encryption.adapters.image_files import ImageFileError
@@ -31,6 +23,14 @@ from encryption.services.options import Wish, policy_of
 from inventory.errors import Conflict
 from inventory.jobs import Progress
 from inventory.models import Job, VirtualMachine
+from inventory.services.connections import Hypervisor, VmFacts, reaches_files
+from inventory.services.definitions import (
+    set_disk,
+    set_dump_core,
+    set_metadata,
+    set_nvram,
+    set_tpm_secret,
+)
 
 DATA_KEY_BYTES: Final = 32
 _METADATA_PURPOSE: Final[dict[Purpose, metadata.Purpose]] = {

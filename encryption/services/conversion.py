@@ -11,7 +11,6 @@ A job that runs again looks at the rows' stages and the host (`change.settle`), 
 """
 
 from django.db import transaction
-from inventory.services import connections, sync
 
 from encryption.models import Key, Stage, VmSecurity
 from encryption.services import change as changes
@@ -23,6 +22,7 @@ from inventory import events
 from inventory.errors import NotFound, ServiceError
 from inventory.jobs import Cancelled, Progress
 from inventory.models import Job, Severity, VirtualMachine
+from inventory.services import connections, sync
 
 
 def apply_options(job: Job, progress: Progress) -> None:

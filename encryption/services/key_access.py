@@ -1,4 +1,4 @@
-"""Worker side of the key providers: our client key, connections with failover, key creation. Never in the web process."""
+"""Worker side of the key providers: our client key, connections with failover, keys. Never in the web process."""
 
 import time
 import uuid

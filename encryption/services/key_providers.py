@@ -9,7 +9,7 @@ from uuid import UUID
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from django.db import transaction
 from django.db.models import Max, QuerySet
 
@@ -126,7 +126,7 @@ def trust_server(*, cluster_id: UUID, certificate_pem: str, actor: Actor) -> Kms
     anchors = _certificates(certificate_pem)
     owner.trusted_pem = _pem(anchors)
     owner.save(update_fields=["trusted_pem"])
-    subjects = [certificate.subject.rfc4514_string() for certificate in anchors]
+    subjects = [_subject(certificate) for certificate in anchors]
     events.record(
         "kms.server_trusted", f"{owner}: servers under {'; '.join(subjects)} are trusted", target=owner, actor=actor,
         fingerprints=[_fingerprint(certificate) for certificate in anchors],
@@ -153,15 +153,16 @@ def install_client_certificate(*, cluster_id: UUID, certificate_pem: str, actor:
     if _public_bytes(chain[0].public_key()) != _public_bytes(wanted):
         raise Invalid(
             "certificate_of_another_key",
-            f"the first certificate ({chain[0].subject.rfc4514_string()}) is not for the key of {owner}'s signing request",
+            f"the first certificate ({_subject(chain[0])}) is not for the key of {owner}'s signing request",
             hint="have the request that is shown now signed, and put its certificate first",
         )
     owner.client_certificate_pem = _pem(chain)
     owner.save(update_fields=["client_certificate_pem"])
     events.record(
         "kms.client_certificate_installed",
-        f"{owner}: client certificate {chain[0].subject.rfc4514_string()} installed",
-        target=owner, actor=actor, fingerprint=_fingerprint(chain[0]), not_after=chain[0].not_valid_after_utc.isoformat(),
+        f"{owner}: client certificate {_subject(chain[0])} installed",
+        target=owner, actor=actor, fingerprint=_fingerprint(chain[0]),
+        not_after=chain[0].not_valid_after_utc.isoformat(),
     )  # fmt: skip
     return owner
 
@@ -192,9 +193,11 @@ def _pem(certificates: list[x509.Certificate]) -> str:
     return "".join(one.public_bytes(serialization.Encoding.PEM).decode() for one in certificates)
 
 
-def _fingerprint(certificate: x509.Certificate) -> str:
-    from cryptography.hazmat.primitives import hashes
+def _subject(certificate: x509.Certificate) -> str:
+    return certificate.subject.rfc4514_string()
 
+
+def _fingerprint(certificate: x509.Certificate) -> str:
     return certificate.fingerprint(hashes.SHA256()).hex()
 
 

@@ -1,14 +1,12 @@
 """Conversion of a running VM's disks by QEMU's block copy: the guest goes on, and is switched at the pivot.
 
 The engine makes the LUKS header beforehand. Were QEMU to format the target itself, it would hold up the guest for
-seconds while it calibrates its key derivation (measured). NOT verified byte by byte: the guest writes meanwhile; what is
-checked is that QEMU reports both sides equal before the pivot.
+seconds while it calibrates its key derivation (measured). NOT verified byte by byte: the guest writes meanwhile; it
+is checked that QEMU reports both sides equal before the pivot.
 """
 
 import time
 from typing import Final
-
-from inventory.services.connections import LuksTarget, reaches_files
 
 from encryption.adapters import image_files, qemu_img
 from encryption.engine import luks
@@ -16,6 +14,7 @@ from encryption.models import Purpose, Stage, WrappedSecret
 from encryption.services.change import Change, destroy_file, opens, restored, switched
 from encryption.services.release import OpenedSecret, open_secrets, put_secret
 from inventory.errors import Conflict
+from inventory.services.connections import LuksTarget, reaches_files
 
 _POLL_SECONDS: Final = 0.5
 

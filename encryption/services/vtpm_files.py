@@ -9,12 +9,11 @@ import os
 import uuid
 from pathlib import Path
 
-from inventory.services.connections import vtpm_state_path
-
 from encryption.adapters import image_files
 from encryption.models import WrappedSecret
 from inventory.errors import Conflict
 from inventory.models import VirtualMachine
+from inventory.services.connections import vtpm_state_path
 
 
 def folder(vm: VirtualMachine) -> Path:
