@@ -42,13 +42,13 @@ def prepare(lab: Lab) -> None:
         _configure_swtpm(lab, host)
 
 
-def host_command(lab: Lab, host: HostLayout) -> tuple[list[str], dict[str, str]]:
+def host_command(lab: Lab, host: HostLayout, *, dies_with_caller: bool = False) -> tuple[list[str], dict[str, str]]:
     """Argument list and whole environment that run the host's libvirtd in the foreground as the lab's user.
 
     It stops on SIGTERM. Guests outlive it, as on any libvirt host: stop them first (`lab.guests.stop`).
     """
     argv = ["libvirtd", "--listen", "--config", str(host.libvirtd_conf)]
-    return lab.user.command(argv), host.environment
+    return lab.user.command(argv, dies_with_caller=dies_with_caller), host.environment
 
 
 def _libvirtd_conf(host: HostLayout) -> str:

@@ -133,9 +133,7 @@ class RunningLab:
 
     def start_daemon(self, host: HostLayout) -> None:
         """Start one host's libvirtd; what it says goes to the host's `libvirtd.log`."""
-        argv, environment = hosts.host_command(self.lab, host)
-        # Should this process be killed, the kernel ends the daemon in its stead.
-        argv = ["setpriv", "--pdeathsig", "TERM", "--", *argv]
+        argv, environment = hosts.host_command(self.lab, host, dies_with_caller=True)
         with host.log.open("ab") as log:
             # A process group of its own: Ctrl-C must reach us only, for the guests have to stop before the daemons.
             self.daemons[host.name] = subprocess.Popen(

@@ -42,11 +42,15 @@ class LabUser:
         entry = pwd.getpwuid(os.geteuid())
         return cls(entry.pw_name, entry.pw_uid, entry.pw_gid, switch=False)
 
-    def command(self, argv: Sequence[str]) -> list[str]:
-        """The argument list that runs `argv` as this user. The environment is kept as the caller sets it."""
-        if not self.switch:
-            return list(argv)
-        return ["setpriv", f"--reuid={self.uid}", f"--regid={self.gid}", "--init-groups", "--", *argv]
+    def command(self, argv: Sequence[str], *, dies_with_caller: bool = False) -> list[str]:
+        """The argument list that runs `argv` as this user. The environment is kept as the caller sets it.
+
+        With `dies_with_caller` the kernel sends it SIGTERM when the thread that started it ends, however that ends.
+        """
+        options = [f"--reuid={self.uid}", f"--regid={self.gid}", "--init-groups"] if self.switch else []
+        # One setpriv for both: a change of user forgets the signal (prctl(2), PR_SET_PDEATHSIG).
+        options += ["--pdeathsig=TERM"] if dies_with_caller else []
+        return ["setpriv", *options, "--", *argv] if options else list(argv)
 
     def run(
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, timeout: float = 60

@@ -60,7 +60,7 @@ def test_a_base_that_the_user_cannot_reach_is_not_used(
     state: Path, user: LabUser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Whether a folder is reachable is asked of a command run as that user; this one fails as `touch` would.
-    monkeypatch.setattr(LabUser, "command", lambda self, argv: ["false"])
+    monkeypatch.setattr(LabUser, "command", lambda self, argv, **options: ["false"])
     lab = layout.load_or_create(state, user)
     try:
         assert lab.base.parent == Path("/var/tmp")

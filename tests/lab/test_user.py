@@ -24,6 +24,15 @@ def test_commands_change_user_only_for_root() -> None:
     ]
 
 
+def test_a_command_that_dies_with_its_caller_gets_the_signal_after_the_change_of_user() -> None:
+    ordinary = LabUser("me", 1000, 1000, switch=False).command(["x"], dies_with_caller=True)
+    assert ordinary == ["setpriv", "--pdeathsig=TERM", "--", "x"]
+    switched = LabUser("lab", 998, 997, switch=True).command(["x"], dies_with_caller=True)
+    assert switched.count("setpriv") == 1
+    assert "--reuid=998" in switched
+    assert "--pdeathsig=TERM" in switched
+
+
 def test_write_sets_the_mode_and_leaves_equal_content_alone(tmp_path: Path) -> None:
     user = LabUser.current()
     path = tmp_path / "file"
