@@ -91,7 +91,7 @@ def _build_assets() -> None:
 
 
 def _drop_root(arguments: Sequence[str]) -> None:
-    """When we are root, start over as the service user, unless it cannot run the console from here (said then)."""
+    """When we are root, start over as the service user, unless it cannot run the console from here (`up` says so)."""
     if not user.is_root():
         return
     state = State(ROOT / "var")
@@ -101,7 +101,8 @@ def _drop_root(arguments: Sequence[str]) -> None:
         compileall.compile_dir(ROOT / package, quiet=2)
     obstacle = user.obstacle(root=ROOT, python=Path(sys.executable))
     if obstacle is not None:
-        print(f"{'user':<16}root, because {obstacle}; only the lab runs as {account.name}", file=sys.stderr)
+        if arguments[:1] == ["up"]:
+            print(f"{'user':<16}root, because {obstacle}; only the lab runs as {account.name}")
         user.keep(state.folder)
         return
     user.give(state.folder, account)
@@ -132,6 +133,8 @@ def _test(arguments: list[str]) -> int:
     selection = ["-m", QUICK] if quick else []
     given = arguments[1:] if quick else arguments
     user.replace_process([
-        "env", f"BARTIZAN_ASSETS_DIR={state.assets}", f"BARTIZAN_TEST_ASSETS={state.test_assets}",
+        # Importing the console package has set Django's switch to the product's own settings.
+        "env", "DJANGO_SETTINGS_MODULE=tests.settings",
+        f"BARTIZAN_ASSETS_DIR={state.assets}", f"BARTIZAN_TEST_ASSETS={state.test_assets}",
         sys.executable, "-m", "pytest", *selection, *given,
     ])  # fmt: skip

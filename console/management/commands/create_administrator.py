@@ -5,8 +5,9 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from django.contrib.auth import get_user_model
+from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand, CommandError
+from typing_extensions import override
 
 
 class Command(BaseCommand):
@@ -15,16 +16,17 @@ class Command(BaseCommand):
         "file holds this user's password) or `changed` (it no longer does). An existing user is never altered."
     )
 
+    @override
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--username", required=True)
         parser.add_argument("--password-file", required=True, type=Path)
 
+    @override
     def handle(self, *args: Any, username: str, password_file: Path, **options: Any) -> None:
         password = _read_private(password_file)
-        users = get_user_model().objects
-        user = users.filter(username=username).first()
+        user = User.objects.filter(username=username).first()
         if user is None:
-            users.create_superuser(username=username, email=None, password=password)
+            User.objects.create_superuser(username=username, email=None, password=password)
             self.stdout.write("created")
         else:
             self.stdout.write("current" if user.check_password(password) else "changed")
