@@ -35,11 +35,11 @@ def programs(installation: Installation) -> list[Program]:
     found = _load(installation.state)
     daemons = []
     for host in found.hosts:
-        command, environment = hosts.host_command(found, host)
+        command, environment = hosts.host_command(found, host, dies_with_caller=True)
         daemons.append(Program("lab", f"host-{host.name}", tuple(command), environment, stop_seconds=15))
     key_server = kms.KmsLayout.load(_key_server_folder(found))
     guests = (
-        str(installation.python), "-m", "console.launch.guests",
+        str(installation.python), "-m", "lab.keep_guests",
         "--state", str(installation.state.lab), "--cache", str(installation.state.cache),
     )  # fmt: skip
     return [

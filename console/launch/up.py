@@ -27,7 +27,7 @@ from console.launch.processes import (
     redis_config,
 )
 from console.launch.state import ADMINISTRATOR, State, write_private
-from console.launch.steps import LaunchError, Steps, digest, run_command
+from console.launch.steps import NAME_WIDTH, LaunchError, Steps, digest, run_command
 
 START_SECONDS = 120.0
 
@@ -268,7 +268,7 @@ def _register_lab(installation: Installation) -> str:
     return run_command(
         [str(installation.python), "manage.py", "lab_register"],
         cwd=installation.root, environment=environment, what="manage.py lab_register",
-    ).strip()  # fmt: skip
+    ).strip().replace("\n", f"\n{'':<{NAME_WIDTH}}")  # fmt: skip
 
 
 def _print_login(options: UpOptions, *, password: str) -> None:

@@ -1,4 +1,4 @@
-"""`python -m console.launch.guests --state DIR --cache DIR`: keeps the lab's guests for as long as it runs.
+"""`python -m lab.keep_guests --state DIR --cache DIR`: keeps the lab's guests for as long as it runs.
 
 Guests outlive their libvirt daemon, as on any host. This process is what ends them: it defines and starts them when the
 daemons answer, waits, and cuts their power on SIGTERM. supervisord stops it before the daemons.
@@ -22,7 +22,7 @@ class _Terminated(BaseException):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m console.launch.guests", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m lab.keep_guests", description=__doc__)
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--cache", type=Path, required=True)
     options = parser.parse_args()
