@@ -67,10 +67,9 @@ def create_client_key(job: Job, progress: Progress) -> None:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     with transaction.atomic():
-        cluster.client_key_sealed = keywrap.wrap(_console_key(), Secret(pem))
+        cluster.client_key_next_sealed = keywrap.wrap(_console_key(), Secret(pem))
         cluster.client_csr_pem = request.public_bytes(serialization.Encoding.PEM).decode()
-        cluster.client_certificate_pem = ""
-        cluster.save(update_fields=["client_key_sealed", "client_csr_pem", "client_certificate_pem"])
+        cluster.save(update_fields=["client_key_next_sealed", "client_csr_pem"])
         events.record(
             "kms.client_key_created",
             f"{cluster}: new client key; its signing request waits for the KMS administrator",

@@ -4,6 +4,8 @@ The web process writes addresses and certificates only. Everything that needs th
 connection, is a job on a worker, which has the console key (settings.CONSOLE_KEY).
 """
 
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -55,6 +57,22 @@ def add_cluster(*, name: str, actor: Actor, is_lab: bool = False) -> KmsCluster:
 
 
 @transaction.atomic
+def add_provider(*, name: str, host: str, port: int, actor: Actor) -> KmsCluster:
+    """A key provider with its first server."""
+    added = add_cluster(name=name, actor=actor)
+    add_server(cluster_id=added.pk, host=host, port=port, actor=actor)
+    return added
+
+
+def server(server_id: UUID, *, actor: Actor) -> KmsServer:
+    authorize(actor, VIEW)
+    found = KmsServer.objects.select_related("cluster").filter(pk=server_id).first()
+    if found is None:
+        raise NotFound("key_server_not_found", f"there is no key server {server_id}")
+    return found
+
+
+@transaction.atomic
 def add_server(*, cluster_id: UUID, host: str, port: int, actor: Actor) -> KmsServer:
     """One more server of the cluster, tried after those that are there."""
     authorize(actor, MANAGE)
@@ -79,16 +97,14 @@ def add_server(*, cluster_id: UUID, host: str, port: int, actor: Actor) -> KmsSe
 @transaction.atomic
 def remove_server(*, server_id: UUID, actor: Actor) -> None:
     authorize(actor, MANAGE)
-    server = KmsServer.objects.select_related("cluster").filter(pk=server_id).first()
-    if server is None:
-        raise NotFound("key_server_not_found", f"there is no key server {server_id}")
-    owner = server.cluster
+    gone = server(server_id, actor=actor)
+    owner, name = gone.cluster, str(gone)
     if owner.keys.exists() and owner.servers.count() == 1:
-        raise Conflict("key_server_needed", f"{server} is the only server of {owner}, which has keys in use")
-    server.delete()
+        raise Conflict("key_server_needed", f"{name} is the only server of {owner}, which has keys in use")
+    gone.delete()
     events.record(
-        "kms.server_removed", f"Key server {server} removed from {owner}", target=owner, actor=actor,
-        severity=Severity.WARNING, server=str(server),
+        "kms.server_removed", f"Key server {name} removed from {owner}", target=owner, actor=actor,
+        severity=Severity.WARNING, server=name,
     )  # fmt: skip
 
 
@@ -136,7 +152,7 @@ def trust_server(*, cluster_id: UUID, certificate_pem: str, actor: Actor) -> Kms
 
 @transaction.atomic
 def request_client_key(*, cluster_id: UUID, actor: Actor) -> Job:
-    """A worker makes a new client key and a signing request (CSR) for it; the key in use stays until then."""
+    """A worker makes a new client key and a signing request for it. The key in use stays until the new certificate."""
     authorize(actor, MANAGE)
     return jobs.start(CREATE_CLIENT_KEY, target=cluster(cluster_id, actor=actor), actor=actor)
 
@@ -157,7 +173,11 @@ def install_client_certificate(*, cluster_id: UUID, certificate_pem: str, actor:
             hint="have the request that is shown now signed, and put its certificate first",
         )
     owner.client_certificate_pem = _pem(chain)
-    owner.save(update_fields=["client_certificate_pem"])
+    owner.client_key_sealed, owner.client_key_next_sealed = owner.client_key_next_sealed, b""
+    owner.client_csr_pem = ""
+    owner.save(
+        update_fields=["client_certificate_pem", "client_key_sealed", "client_key_next_sealed", "client_csr_pem"]
+    )
     events.record(
         "kms.client_certificate_installed",
         f"{owner}: client certificate {_subject(chain[0])} installed",
@@ -172,6 +192,31 @@ def check(*, cluster_id: UUID, actor: Actor) -> Job:
     """A worker connects to every server of the cluster and notes what it finds."""
     authorize(actor, MANAGE)
     return jobs.start(CHECK, target=cluster(cluster_id, actor=actor), actor=actor)
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFacts:
+    """What a page shows of one certificate."""
+
+    subject: str
+    issuer: str
+    fingerprint: str
+    not_before: datetime
+    not_after: datetime
+
+
+def describe(pem: str) -> list[CertificateFacts]:
+    """Of certificates that are installed already; none for an empty text."""
+    return [
+        CertificateFacts(
+            subject=_subject(one),
+            issuer=one.issuer.rfc4514_string(),
+            fingerprint=_fingerprint(one),
+            not_before=one.not_valid_before_utc,
+            not_after=one.not_valid_after_utc,
+        )
+        for one in (x509.load_pem_x509_certificates(pem.encode()) if pem else [])
+    ]
 
 
 def _certificates(pem: str) -> list[x509.Certificate]:

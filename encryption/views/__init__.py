@@ -1,0 +1,14 @@
+"""Pages of encryption, and where they plug into inventory's."""
+
+from encryption.views import key_providers, vm_options
+from inventory.models import TargetKind
+from inventory.views import extensions
+
+extensions.add_navigation(extensions.Entry("Key Providers", "encryption:kms", "key"))
+extensions.add_target(TargetKind.KMS_CLUSTER, "encryption:kms-cluster")
+extensions.add_section(
+    TargetKind.VIRTUAL_MACHINE, extensions.Section("Security", "VM Options", "encryption:vm-options")
+)
+extensions.add_card(TargetKind.VIRTUAL_MACHINE, "encryption:vm-card")
+
+__all__ = ["key_providers", "vm_options"]

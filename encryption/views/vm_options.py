@@ -1,0 +1,64 @@
+"""VM Options: the panel with its plan, and the card on the VM's Summary."""
+
+from typing import Any
+from uuid import UUID
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.views.decorators.http import require_http_methods, require_safe
+
+from encryption.forms import VmOptionsForm
+from encryption.services import options
+from encryption.services.options import VmOptions
+from inventory.authorize import may
+from inventory.errors import ServiceError
+from inventory.models import TargetKind
+from inventory.views import pages
+from inventory.views.dialogs import done
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def show(request: HttpRequest, vm_id: UUID) -> HttpResponse:
+    """GET shows the panel; with input in the query also what it would do. POST applies it."""
+    found = options.vm_options(vm_id=vm_id, actor=request.user)
+    if request.method != "POST":
+        form = VmOptionsForm(found, request.GET or None)
+        return render(request, "encryption/vm_options.html", _panel(request, found, form))
+    form = VmOptionsForm(found, request.POST)
+    if not form.is_valid():
+        return render(request, "encryption/vm_options.html", _panel(request, found, form), status=422)
+    try:
+        options.apply_options(vm_id=vm_id, wish=form.wish(), actor=request.user)
+    except ServiceError as exc:
+        context = _panel(request, found, form) | {"error": exc}
+        return render(request, "encryption/vm_options.html", context, status=exc.http_status)
+    return done(request, reverse("inventory:monitor", args=[TargetKind.VIRTUAL_MACHINE, vm_id]))
+
+
+@require_safe
+def plan(request: HttpRequest, vm_id: UUID) -> HttpResponse:
+    """The plan for the form's present input, as a fragment."""
+    found = options.vm_options(vm_id=vm_id, actor=request.user)
+    form = VmOptionsForm(found, request.GET)
+    return render(request, "encryption/_vm_plan.html", _plan(request, found, form))
+
+
+@require_safe
+def card(request: HttpRequest, vm_id: UUID) -> HttpResponse:
+    found = options.vm_options(vm_id=vm_id, actor=request.user)
+    return render(request, "encryption/_vm_card.html", {"found": found})
+
+
+def _panel(request: HttpRequest, found: VmOptions, form: VmOptionsForm) -> dict[str, Any]:
+    vm = pages.load_vm(found.vm.pk, request.user)
+    context = pages.context(vm, request.user, tab="configure", section="encryption:vm-options")
+    return context | {"found": found, "form": form, "may_apply": may(request.user, options.ENCRYPT, vm)} | _plan(
+        request, found, form
+    )
+
+
+def _plan(request: HttpRequest, found: VmOptions, form: VmOptionsForm) -> dict[str, Any]:
+    if not form.is_bound or not form.is_valid():
+        return {"plan": None}
+    return {"plan": options.plan_options(vm_id=found.vm.pk, wish=form.wish(), actor=request.user)}
