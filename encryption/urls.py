@@ -17,7 +17,11 @@ urlpatterns = [
     path("kms/<uuid:cluster_id>/trust/", key_providers.trust, name="kms-trust"),
     path("kms/<uuid:cluster_id>/client-key/", key_providers.create_client_key, name="kms-client-key"),
     path("kms/<uuid:cluster_id>/client-request.pem", key_providers.client_request, name="kms-client-request"),
-    path("kms/<uuid:cluster_id>/client-certificate/", key_providers.install_client_certificate, name="kms-client-certificate"),
+    path(
+        "kms/<uuid:cluster_id>/client-certificate/",
+        key_providers.install_client_certificate,
+        name="kms-client-certificate",
+    ),
     path("kms/<uuid:cluster_id>/check/", key_providers.check, name="kms-check"),
     path("kms/<uuid:cluster_id>/default/", key_providers.set_default, name="kms-default"),
     path("kms/<uuid:cluster_id>/remove/", key_providers.remove, name="kms-remove"),

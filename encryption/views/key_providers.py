@@ -13,7 +13,6 @@ from encryption.services import key_providers as services
 from inventory.authorize import authorize, may
 from inventory.forms import ConfirmForm
 from inventory.models import TargetKind
-from inventory.views import activity
 from inventory.views.dialogs import dialog
 
 
@@ -49,7 +48,9 @@ def add(request: HttpRequest) -> HttpResponse:
         added = services.add_provider(name=data["name"], host=data["host"], port=data["port"], actor=request.user)
         return _page(added.pk)
 
-    return _form(request, forms.KeyProviderForm, submit, title="Add key provider", button="Add", back=reverse("encryption:kms"))
+    return _form(
+        request, forms.KeyProviderForm, submit, title="Add key provider", button="Add", back=reverse("encryption:kms")
+    )
 
 
 def add_server(request: HttpRequest, cluster_id: UUID) -> HttpResponse:
@@ -71,7 +72,9 @@ def remove_server(request: HttpRequest, server_id: UUID) -> HttpResponse:
         return _page(server.cluster_id)
 
     question = f"Remove {server} from {server.cluster}? Keys stay on the server."
-    return _confirm(request, submit, question, title="Remove key server", button="Remove", back=_page(server.cluster_id))
+    return _confirm(
+        request, submit, question, title="Remove key server", button="Remove", back=_page(server.cluster_id)
+    )
 
 
 def trust(request: HttpRequest, cluster_id: UUID) -> HttpResponse:

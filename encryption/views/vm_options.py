@@ -6,7 +6,7 @@ from uuid import UUID
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
-from django.views.decorators.http import require_http_methods, require_safe
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from encryption.forms import VmOptionsForm
 from encryption.services import options
@@ -20,14 +20,12 @@ from inventory.views.dialogs import done
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def show(request: HttpRequest, vm_id: UUID) -> HttpResponse:
-    """GET shows the panel; with input in the query also what it would do. POST applies it."""
+    """GET shows the panel, POST applies it, or with `preview` only shows what it would do."""
     found = options.vm_options(vm_id=vm_id, actor=request.user)
-    if request.method != "POST":
-        form = VmOptionsForm(found, request.GET or None)
-        return render(request, "encryption/vm_options.html", _panel(request, found, form))
-    form = VmOptionsForm(found, request.POST)
-    if not form.is_valid():
-        return render(request, "encryption/vm_options.html", _panel(request, found, form), status=422)
+    form = VmOptionsForm(found, request.POST if request.method == "POST" else None)
+    if request.method != "POST" or "preview" in request.POST or not form.is_valid():
+        status = 422 if form.is_bound and not form.is_valid() else 200
+        return render(request, "encryption/vm_options.html", _panel(request, found, form), status=status)
     try:
         options.apply_options(vm_id=vm_id, wish=form.wish(), actor=request.user)
     except ServiceError as exc:
@@ -36,11 +34,11 @@ def show(request: HttpRequest, vm_id: UUID) -> HttpResponse:
     return done(request, reverse("inventory:monitor", args=[TargetKind.VIRTUAL_MACHINE, vm_id]))
 
 
-@require_safe
+@require_POST
 def plan(request: HttpRequest, vm_id: UUID) -> HttpResponse:
     """The plan for the form's present input, as a fragment."""
     found = options.vm_options(vm_id=vm_id, actor=request.user)
-    form = VmOptionsForm(found, request.GET)
+    form = VmOptionsForm(found, request.POST)
     return render(request, "encryption/_vm_plan.html", _plan(request, found, form))
 
 
@@ -53,8 +51,10 @@ def card(request: HttpRequest, vm_id: UUID) -> HttpResponse:
 def _panel(request: HttpRequest, found: VmOptions, form: VmOptionsForm) -> dict[str, Any]:
     vm = pages.load_vm(found.vm.pk, request.user)
     context = pages.context(vm, request.user, tab="configure", section="encryption:vm-options")
-    return context | {"found": found, "form": form, "may_apply": may(request.user, options.ENCRYPT, vm)} | _plan(
-        request, found, form
+    return (
+        context
+        | {"found": found, "form": form, "may_apply": may(request.user, options.ENCRYPT, vm)}
+        | _plan(request, found, form)
     )
 
 
