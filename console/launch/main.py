@@ -10,7 +10,7 @@ from pathlib import Path
 
 from console.launch import assets, checks, up, user
 from console.launch.address import DEFAULT_LISTEN, parse_listen
-from console.launch.state import State
+from console.launch.state import state_of
 from console.launch.steps import LaunchError, Steps
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -85,7 +85,7 @@ def _install_packages() -> None:
 
 
 def _build_assets() -> None:
-    state = State(ROOT / "var")
+    state = state_of(ROOT)
     state.create()
     assets.build(Steps(state.stamps), root=ROOT, target=state.assets, test_target=state.test_assets)
 
@@ -94,7 +94,7 @@ def _drop_root(arguments: Sequence[str]) -> None:
     """When we are root, start over as the service user, unless it cannot run the console from here (`up` says so)."""
     if not user.is_root():
         return
-    state = State(ROOT / "var")
+    state = state_of(ROOT)
     account = user.ensure_service_user()
     # The service user cannot write beside the sources: leave it compiled ones.
     for package in PACKAGES:
@@ -129,7 +129,7 @@ def _test(arguments: list[str]) -> int:
         return built.returncode
     if not quick and not checks.run_checks(ROOT):
         return 1
-    state = State(ROOT / "var")
+    state = state_of(ROOT)
     selection = ["-m", QUICK] if quick else []
     given = arguments[1:] if quick else arguments
     user.replace_process([

@@ -11,6 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from console.env import env_str
 from console.launch.steps import LaunchError
 
 ADMINISTRATOR = "administrator"
@@ -138,6 +139,25 @@ class State:
         made = Path(tempfile.mkdtemp(prefix="bartizan-", dir="/var/tmp"))  # 0700, unguessable
         link.symlink_to(made)
         return made
+
+
+def state_of(root: Path) -> State:
+    """The state folder of a checkout: BARTIZAN_STATE_DIR, or `var` in it.
+
+    Raises LaunchError for a folder that somebody else filled: as root we would give all of it to the service user.
+    """
+    named = env_str("BARTIZAN_STATE_DIR", "")
+    if not named:
+        return State(root / "var")
+    folder = Path(named)
+    if not folder.is_absolute():
+        raise LaunchError(f"BARTIZAN_STATE_DIR must be an absolute path, not {named!r}")
+    state = State(folder)
+    if folder.exists() and not state.secrets.is_dir() and any(folder.iterdir()):
+        raise LaunchError(
+            f"{folder} is not empty and no state folder of Bartizan", hint="name a new or an empty folder"
+        )
+    return state
 
 
 def write_private(path: Path, text: str) -> None:

@@ -26,7 +26,7 @@ from console.launch.processes import (
     django_environment,
     redis_config,
 )
-from console.launch.state import ADMINISTRATOR, State, write_private
+from console.launch.state import ADMINISTRATOR, State, state_of, write_private
 from console.launch.steps import NAME_WIDTH, LaunchError, Steps, digest, run_command
 
 START_SECONDS = 120.0
@@ -48,17 +48,21 @@ def up(root: Path, options: UpOptions) -> int:
 
     Raises LaunchError; whatever had been started by then has been ended.
     """
-    _on_signals(_raise_ended)
-    state = State(root / "var")
-    state.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state = state_of(root)
     if supervisor.running_pid(state) is not None:
         print(f"already running at {_record(state).get('url', 'an unknown address')}; ./bartizan down stops it")
         return 0
+    drawn = state.create()
     try:
+        _on_signals(_raise_ended)
         with _alone(state):
             steps = Steps(state.stamps)
+            if drawn:
+                steps.say("secrets", f"drawn: {', '.join(drawn)}")
             require_free(options.listen)
-            installation = prepare(steps, root, options.listen, remember_database=True)
+            installation = _installation(root, state, options.listen, remember_database=True)
+            if options.listen.https:
+                installation = _with_certificate(steps, installation)
             password = _prepare_console(steps, installation)
             if options.lab:
                 lab_processes.prepare(steps, installation)
@@ -71,42 +75,34 @@ def up(root: Path, options: UpOptions) -> int:
         return 130
 
 
-def prepare(steps: Steps, root: Path, listen: Listen, *, remember_database: bool) -> Installation:
-    """The state folder with its secrets and, off loopback, the certificate. Starts nothing.
-
-    `remember_database`: take DATABASE_URL from the environment, or its absence, as the choice for commands to come.
-    """
-    state = State(root / "var")
-    drawn = state.create()
-    if drawn:
-        steps.say("secrets", f"drawn: {', '.join(drawn)}")
-    installation = Installation(
+def _installation(root: Path, state: State, listen: Listen, *, remember_database: bool) -> Installation:
+    """`remember_database`: take DATABASE_URL, or its absence, as the choice for commands to come."""
+    return Installation(
         root, state, listen,
         database_url_file=_database_url_file(state, remember=remember_database),
         extra_hosts=env_str("BARTIZAN_ALLOWED_HOSTS", ""),
     )  # fmt: skip
-    if listen.https:
-        certificate, key, fingerprint = ensure_certificate(state.tls, listen.names, now=now())
-        steps.say("https", f"{listen.bind} is not loopback: HTTPS with a self-signed certificate")
-        steps.say("", f"its SHA-256 fingerprint: {fingerprint}")
-        installation = replace(installation, certificate=certificate, certificate_key=key)
-    return installation
+
+
+def _with_certificate(steps: Steps, installation: Installation) -> Installation:
+    listen = installation.listen
+    certificate, key, fingerprint = ensure_certificate(installation.state.tls, listen.names, now=now())
+    steps.say("https", f"{listen.bind} is not loopback: HTTPS with a self-signed certificate")
+    steps.say("", f"its SHA-256 fingerprint: {fingerprint}")
+    return replace(installation, certificate=certificate, certificate_key=key)
 
 
 def manage_environment(root: Path) -> dict[str, str]:
     """The environment for `manage.py` by hand: that of a worker, with the listen address of the last `up`."""
-    state = State(root / "var")
+    state = state_of(root)
     listen = parse_listen(str(_record(state).get("listen", DEFAULT_LISTEN)))
     state.create()
-    installation = Installation(
-        root, state, listen, _database_url_file(state, remember=False), env_str("BARTIZAN_ALLOWED_HOSTS", "")
-    )  # fmt: skip
-    return django_environment(installation, console_key=True)
+    return django_environment(_installation(root, state, listen, remember_database=False), console_key=True)
 
 
 def down(root: Path) -> int:
     """Stop what runs and remove the lab. The console's own database, secrets and logs stay."""
-    state = State(root / "var")
+    state = state_of(root)
     pid = supervisor.running_pid(state)
     if pid is None:
         print("not running")
@@ -128,7 +124,7 @@ def down(root: Path) -> int:
 
 def status(root: Path) -> int:
     """Print what supervisord says of each process. 0 when all are up, 3 when not running, 1 otherwise."""
-    state = State(root / "var")
+    state = state_of(root)
     if supervisor.running_pid(state) is None:
         print("not running")
         return 3

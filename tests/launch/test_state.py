@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from console.launch.state import LONGEST_SOCKET_FOLDER, State, write_private
+from console.launch.state import LONGEST_SOCKET_FOLDER, State, state_of, write_private
 from console.launch.steps import LaunchError
 
 
@@ -97,3 +97,22 @@ def test_a_long_path_gets_a_short_private_socket_folder(tmp_path: Path) -> None:
             other.rmdir()
     finally:
         made.rmdir()
+
+
+def test_the_state_folder_is_var_or_what_the_environment_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BARTIZAN_STATE_DIR", raising=False)
+    assert state_of(tmp_path).folder == tmp_path / "var"
+    monkeypatch.setenv("BARTIZAN_STATE_DIR", str(tmp_path / "other"))
+    assert state_of(tmp_path).folder == tmp_path / "other"
+    State(tmp_path / "other").create()
+    assert state_of(tmp_path).folder == tmp_path / "other"
+    monkeypatch.setenv("BARTIZAN_STATE_DIR", "relative")
+    with pytest.raises(LaunchError, match="absolute"):
+        state_of(tmp_path)
+
+
+def test_a_folder_of_somebody_else_is_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "passwd").touch()
+    monkeypatch.setenv("BARTIZAN_STATE_DIR", str(tmp_path))
+    with pytest.raises(LaunchError, match="no state folder of Bartizan"):
+        state_of(tmp_path)
