@@ -40,11 +40,11 @@ def _boots(images: GuestImages, user: LabUser, seconds: float) -> bool:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
-    try:
-        return process.stdout is not None and _prints(process.stdout.fileno(), time.monotonic() + seconds)
-    finally:
-        process.kill()
-        process.communicate()
+    with process:
+        try:
+            return process.stdout is not None and _prints(process.stdout.fileno(), time.monotonic() + seconds)
+        finally:
+            process.kill()
 
 
 def _prints(descriptor: int, deadline: float) -> bool:

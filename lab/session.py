@@ -79,6 +79,10 @@ def destroy(state: Path) -> None:
             shutil.rmtree(lab.base)
         for name in ("run", "lab.json", "pki", "cache"):
             _remove(lab.state / name)
+        for entry in lab.state.iterdir():
+            # Others may keep their folders in the run base, and a link to them here.
+            if entry.is_symlink() and entry.readlink().is_relative_to(lab.base):
+                entry.unlink()
     _remove(lab.state / "lab.lock")
     # The launcher may keep other things here (the key server's); those are its own to remove.
     if not any(lab.state.iterdir()):
