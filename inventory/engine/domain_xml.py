@@ -129,6 +129,11 @@ def console_file(xml: str) -> str | None:
     return None
 
 
+def loader_path(xml: str) -> str:
+    """The UEFI firmware file that the XML names; empty where libvirt has not chosen one yet."""
+    return (parse_document(xml).findtext("os/loader") or "").strip()
+
+
 def is_mirror_ready(xml: str, disk: str) -> bool:
     """Whether a block copy of that disk is synchronised: `cur == end` alone is not enough (measured)."""
     for element in parse_document(xml).iterfind("devices/disk"):

@@ -1,0 +1,100 @@
+"""Rows of virtual machines as values for engine/reconcile.py, and back. A fixed number of queries each, whatever their
+number; only the writing of what is new or changed grows with it, a batch at a time."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from inventory.engine.reconcile import Changed, DiskRecord, KnownVm, Plan, VmRecord
+from inventory.models import Disk, VirtualMachine
+
+_FIELDS: Final = tuple(name for name in VmRecord.__dataclass_fields__ if name != "disks")
+_DISK_FIELDS: Final = tuple(DiskRecord.__dataclass_fields__)
+
+
+def load(rows: QuerySet[VirtualMachine]) -> list[KnownVm]:
+    """Two queries."""
+    disks: dict[UUID, list[DiskRecord]] = defaultdict(list)
+    found = Disk.objects.filter(virtual_machine__in=rows.order_by()).order_by("target")
+    for owner, *values in found.values_list("virtual_machine_id", *_DISK_FIELDS):
+        disks[owner].append(DiskRecord(*values))
+    ordered = rows.order_by("id").values_list("id", "uuid", "host_id", "is_present", "last_changed_at", *_FIELDS)
+    return [
+        KnownVm(row[0], row[1], row[2], row[3], row[4], VmRecord(*[*row[5:], tuple(disks.get(row[0], ()))]))
+        for row in ordered
+    ]
+
+
+def write(plan: Plan, host_id: UUID) -> dict[UUID, VirtualMachine]:
+    """Writes new, changed and gone virtual machines of the host; the new rows by libvirt's UUID. In a transaction.
+
+    Rows of changed ones and their disks keep their ids: keys and jobs hang on them.
+    """
+    now = timezone.now()
+    new = {uuid: VirtualMachine(uuid=uuid, host_id=host_id, **_values(record)) for uuid, record in plan.new}
+    VirtualMachine.objects.bulk_create(new.values())
+    disks = [
+        Disk(virtual_machine=new[uuid], **_disk_values(disk)) for uuid, record in plan.new for disk in record.disks
+    ]
+    Disk.objects.bulk_create(disks)
+    if plan.changed:
+        _write_changed(plan.changed, host_id, now)
+    if plan.gone:
+        gone = [vm.id for vm in plan.gone]
+        rows = VirtualMachine.objects.filter(pk__in=gone)
+        rows.update(is_present=False, power_state="unknown", last_changed_at=now)
+    return new
+
+
+def _write_changed(changed: Iterable[Changed], host_id: UUID, now: datetime) -> None:
+    # An upsert by primary key: one statement a batch, where bulk_update would write a CASE for each field and row.
+    rows = [
+        VirtualMachine(
+            id=change.before.id, uuid=change.before.uuid, host_id=host_id, is_present=True, **_values(change.record)
+        )
+        for change in changed
+    ]
+    VirtualMachine.objects.bulk_create(
+        rows,
+        update_conflicts=True,
+        unique_fields=["id"],
+        update_fields=["host", "is_present", "last_changed_at", *_FIELDS],
+    )
+    touched = [change for change in changed if change.record.disks != change.before.record.disks]
+    if not touched:
+        return
+    before = {(change.before.id, disk.target): disk for change in touched for disk in change.before.record.disks}
+    after = {(change.before.id, disk.target): disk for change in touched for disk in change.record.disks}
+    dropped = [key for key in before if key not in after]
+    for owner, targets in _by_owner(dropped).items():
+        Disk.objects.filter(virtual_machine_id=owner, target__in=targets).delete()
+    Disk.objects.bulk_create(
+        [
+            Disk(virtual_machine_id=owner, **_disk_values(disk))
+            for (owner, target), disk in after.items()
+            if before.get((owner, target)) != disk
+        ],
+        update_conflicts=True,
+        unique_fields=["virtual_machine", "target"],
+        update_fields=[name for name in _DISK_FIELDS if name != "target"],
+    )
+
+
+def _by_owner(keys: Iterable[tuple[UUID, str]]) -> Mapping[UUID, list[str]]:
+    found: dict[UUID, list[str]] = defaultdict(list)
+    for owner, target in keys:
+        found[owner].append(target)
+    return found
+
+
+def _values(record: VmRecord) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in _FIELDS}
+
+
+def _disk_values(disk: DiskRecord) -> dict[str, Any]:
+    return {name: getattr(disk, name) for name in _DISK_FIELDS}

@@ -1,0 +1,51 @@
+"""Celery's entry points: each names a service function and nothing more."""
+
+from celery import shared_task
+
+from inventory import jobs
+from inventory.services import console, hosts, housekeeping, power
+
+
+@shared_task(name="inventory.connect_host")
+def connect_host(job_id: str) -> None:
+    jobs.run(job_id, hosts.run_connect_host)
+
+
+@shared_task(name="inventory.refresh_host")
+def refresh_host(job_id: str) -> None:
+    jobs.run(job_id, hosts.run_connect_host)
+
+
+@shared_task(name="inventory.power_on")
+def power_on(job_id: str) -> None:
+    jobs.run(job_id, power.run_power_on)
+
+
+@shared_task(name="inventory.shut_down")
+def shut_down(job_id: str) -> None:
+    jobs.run(job_id, power.run_shut_down)
+
+
+@shared_task(name="inventory.power_off")
+def power_off(job_id: str) -> None:
+    jobs.run(job_id, power.run_power_off)
+
+
+@shared_task(name="inventory.reboot")
+def reboot(job_id: str) -> None:
+    jobs.run(job_id, power.run_reboot)
+
+
+@shared_task(name="inventory.read_console")
+def read_console(vm_id: str) -> None:
+    console.read_console(vm_id)
+
+
+@shared_task(name="inventory.resume_interrupted_jobs")
+def resume_interrupted_jobs() -> None:
+    jobs.resume_interrupted()
+
+
+@shared_task(name="inventory.prune")
+def prune() -> None:
+    housekeeping.prune_jobs()
