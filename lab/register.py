@@ -44,14 +44,16 @@ def _register_hosts(lab: Lab) -> list[str]:
             "migration_uri": layout.peer_uri(layout.pki),
             "vtpm_state_path": str(_vtpm_states(layout)),
         }
+        job: Job | None
         if found is None:
             job = hosts.add_host(cluster_id=cluster.pk, name=name, actor=SYSTEM, **wanted)
         elif any(getattr(found, field) != value for field, value in wanted.items()):
             job = hosts.edit_host(host_id=found.pk, name=name, actor=SYSTEM, **wanted)
         else:
             continue
-        _wait(job.pk)
-        said.append(f"{name} added")
+        if job is not None:
+            _wait(job.pk)
+        said.append(f"{name} registered")
     return said
 
 

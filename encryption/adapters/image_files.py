@@ -79,6 +79,18 @@ def fingerprint(path: str) -> str:
     return f"{facts.st_dev}.{facts.st_ino}.{facts.st_size}.{facts.st_mtime_ns}"
 
 
+def copy_small(source: str, target: str) -> None:
+    """Copies a file of a few megabytes at most (a firmware's variable store) for the owner of the target's folder."""
+    try:
+        content = Path(source).read_bytes()
+        create(target, like=str(Path(target).parent))
+        with opened(target, write=True) as file:
+            _write_all(file.fileno(), content, 0)
+            os.fsync(file.fileno())
+    except OSError as exc:
+        raise ImageFileError(f"cannot copy {source} to {target}: {exc.strerror}") from exc
+
+
 def exists(path: str) -> bool:
     return bool(path) and os.path.lexists(path)
 

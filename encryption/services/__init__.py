@@ -4,7 +4,11 @@
 def register() -> None:
     """Tells inventory what this app adds: objects that jobs and events are about, and the keys before a start."""
     from encryption.models import KmsCluster
+    from encryption.services import release
     from inventory import events
     from inventory.models import TargetKind
+    from inventory.services import power
 
     events.register_target(KmsCluster, TargetKind.KMS_CLUSTER)
+    power.register_start_step(release.send_keys)
+    power.register_after_start(release.withdraw_keys)

@@ -25,6 +25,7 @@ from inventory.jobs import Progress
 from inventory.models import Job, VirtualMachine
 from inventory.services.connections import Hypervisor, VmFacts, reaches_files
 from inventory.services.definitions import (
+    nvram_template,
     set_disk,
     set_dump_core,
     set_metadata,
@@ -113,6 +114,7 @@ def _parts_to_encrypt(change: Change) -> list[tuple[Purpose, str, str, str, int]
     if facts.firmware == "uefi" and facts.nvram_secret_uuid is None and (Purpose.NVRAM, "") not in held:
         if not facts.nvram_path:
             raise Conflict("nvram_unknown", f"{change.vm}: libvirt names no NVRAM file", hint="start the VM once")
+        _make_nvram(change, facts.nvram_path)
         parts.append((Purpose.NVRAM, "", facts.nvram_path, "raw", 0))
     if facts.tpm is not None and not facts.tpm.is_encrypted and (Purpose.VTPM, "") not in held:
         parts.append((Purpose.VTPM, "", str(vtpm_files.folder(change.vm)), "", 0))
@@ -120,6 +122,19 @@ def _parts_to_encrypt(change: Change) -> list[tuple[Purpose, str, str, str, int]
         if disk.target in change.wish.disks and not disk.is_encrypted and (Purpose.DISK, disk.target) not in held:
             parts.append((Purpose.DISK, disk.target, disk.source, disk.format, disk.capacity_bytes))
     return parts
+
+
+def _make_nvram(change: Change, path: str) -> None:
+    """A VM that never ran has no variables yet: they come from the template, as libvirt would do at the first start."""
+    if image_files.exists(path):
+        return
+    template = nvram_template(change.hypervisor.definition(change.vm.uuid))
+    if not template:
+        raise Conflict("nvram_missing", f"{change.vm}: there is no {path}", hint="start the VM once, then apply again")
+    try:
+        image_files.copy_small(template, path)
+    except ImageFileError as exc:
+        raise Conflict("nvram_missing", f"{change.vm}: {exc}", hint="start the VM once, then apply again") from exc
 
 
 def begin_decryption(change: Change) -> None:

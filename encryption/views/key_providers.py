@@ -123,7 +123,8 @@ def install_client_certificate(request: HttpRequest, cluster_id: UUID) -> HttpRe
         return _page(cluster_id)
 
     return _form(
-        request, forms.CertificateForm, submit, title="Install client certificate", button="Install", back=_page(cluster_id),
+        request, forms.CertificateForm, submit, title="Install client certificate", button="Install",
+        back=_page(cluster_id),
         text="The certificate that the KMS administrator made from the signing request, intermediates behind it.",
     )  # fmt: skip
 

@@ -94,6 +94,12 @@ def set_nvram(xml: str, *, path: str, secret_uuid: UUID | None, loader: str = ""
     return serialize(root)
 
 
+def nvram_template(xml: str) -> str:
+    """The file that libvirt copies to make the VM's first UEFI variables; empty where the definition names none."""
+    nvram = parse_document(xml).find("os/nvram")
+    return "" if nvram is None else nvram.get("template", "")
+
+
 def set_tpm_secret(xml: str, secret_uuid: UUID | None) -> str:
     """swtpm opens the TPM's state with the secret; None: the state is plain. The state itself must fit already."""
     root = parse_document(xml)

@@ -5,6 +5,7 @@ Used with `Hypervisor.redefine(uuid, edit)`, so that one read and one definition
 
 from inventory.engine.domain_edit import (
     metadata,
+    nvram_template,
     set_disk,
     set_dump_core,
     set_metadata,
@@ -17,6 +18,7 @@ __all__ = [
     "BadDefinition",
     "loader_path",
     "metadata",
+    "nvram_template",
     "set_disk",
     "set_dump_core",
     "set_metadata",

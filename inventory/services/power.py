@@ -86,9 +86,9 @@ def run_power_on(job: Job, progress: Progress) -> None:
     progress.step("connecting to the host")
     with connections.open_host(vm.host) as hypervisor:
         try:
-            if hypervisor.virtual_machine(vm.uuid).power in {Power.ON, Power.PAUSED}:
-                return
             try:
+                if hypervisor.virtual_machine(vm.uuid).power in {Power.ON, Power.PAUSED}:
+                    return
                 for step in _START_STEPS:
                     step(vm, hypervisor, job)
                 progress.step("starting")
