@@ -90,9 +90,7 @@ def test_digest_sees_contents_names_and_texts(tmp_path: Path) -> None:
 
 
 def test_a_failing_command_brings_the_end_of_its_output(tmp_path: Path) -> None:
-    script = (
-        "import sys; print('\\n'.join(str(n) for n in range(100))); print('the reason', file=sys.stderr); sys.exit(7)"
-    )
+    script = "import sys; print('\\n'.join(str(n) for n in range(100)), flush=True); print('the reason', file=sys.stderr); sys.exit(7)"
     with pytest.raises(LaunchError, match="trying failed with exit code 7") as caught:
         run_command([sys.executable, "-c", script], cwd=tmp_path, what="trying")
     lines = caught.value.details.splitlines()
