@@ -1,0 +1,38 @@
+"""What the shell around every page needs to know."""
+
+from typing import Any, Final
+
+from django.http import HttpRequest
+
+from inventory.authorize import may
+from inventory.views import extensions
+
+THEME_COOKIE: Final = "bartizan_theme"
+THEMES: Final = ("light", "dark")
+# Each stands alone, so that the hashed names of production need no rewriting of imports.
+SCRIPTS: Final = tuple(f"js/{name}.js" for name in ("tree", "menu", "dialog", "tasks", "splitter", "search"))
+
+
+def theme_of(request: HttpRequest) -> str:
+    """Clarity's theme for this browser; a cookie with anything else counts as none."""
+    theme = request.COOKIES.get(THEME_COOKIE, "")
+    return theme if theme in THEMES else THEMES[0]
+
+
+def shell(request: HttpRequest) -> dict[str, Any]:
+    """`layout` is the template that pages extend: the whole shell, or the content alone where htmx swaps that."""
+    headers = request.headers
+    only_content = (
+        headers.get("HX-Request") == "true"
+        and headers.get("HX-Target") == "content"
+        and headers.get("HX-History-Restore-Request") != "true"
+    )
+    user = getattr(request, "user", None)  # missing where an error comes before the session
+    return {
+        "layout": "_content.html" if only_content else "base.html",
+        "theme": theme_of(request),
+        "other_theme": "light" if theme_of(request) == "dark" else "dark",
+        "scripts": SCRIPTS,
+        "navigation": extensions.navigation(),
+        "is_administrator": user is not None and may(user, "console.administer"),
+    }

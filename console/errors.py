@@ -1,0 +1,36 @@
+"""The one look of an error: a page, or for htmx an alert that is added on top of the page that asked."""
+
+from typing import Final
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+_TITLES: Final = {
+    400: "That request cannot be read",
+    403: "Not permitted",
+    404: "Not found",
+    409: "Not possible in the present state",
+    422: "Something in the input is wrong",
+    429: "Too many attempts",
+    500: "Something went wrong here",
+    503: "Not reachable at the moment",
+}
+
+
+def error_page(request: HttpRequest, status: int, message: str, *, hint: str = "", code: str = "") -> HttpResponse:
+    """`message` names what failed, `hint` what to do; neither holds key material (inventory/errors.py)."""
+    context = {
+        "status": status,
+        "title": _TITLES.get(status, "Error"),
+        "message": message,
+        "hint": hint[:1].upper() + hint[1:],
+        "code": code,
+    }
+    if request.headers.get("HX-Request") != "true" or request.headers.get("HX-History-Restore-Request") == "true":
+        return render(request, "console/error.html", context, status=status)
+    response = render(request, "console/_error_alert.html", context, status=status)
+    response.headers["HX-Retarget"] = "#alerts"
+    response.headers["HX-Reswap"] = "beforeend"
+    response.headers["HX-Reselect"] = ".alert"
+    response.headers["HX-Push-Url"] = "false"
+    return response

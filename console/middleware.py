@@ -1,0 +1,104 @@
+"""What every answer passes: the content security policy, the login wall, and services' errors as pages or JSON."""
+
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import urlsplit
+
+from django.contrib.auth.middleware import LoginRequiredMiddleware
+from django.contrib.auth.views import redirect_to_login
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, QueryDict
+from django.shortcuts import resolve_url
+from typing_extensions import override
+
+from console.errors import error_page
+from inventory.errors import ServiceError
+
+# Nothing from elsewhere and nothing inline. data: is Clarity's own: its fonts and twelve carets stand in its style sheet.
+POLICY: Final = "; ".join(
+    [
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "font-src 'self' data:",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
+API_PREFIX: Final = "/api/"
+
+GetResponse = Callable[[HttpRequest], HttpResponseBase]
+
+
+class ContentSecurityPolicy:
+    """Sets the policy on every answer that has none of its own."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        response = self.get_response(request)
+        response.headers.setdefault("Content-Security-Policy", POLICY)
+        return response
+
+
+class LoginRequired(LoginRequiredMiddleware):
+    """Denies by default: only views marked with Django's `login_not_required` answer somebody unknown.
+
+    The REST API is NOT covered: it knows its callers by token and answers 401 in JSON itself (console/api.py).
+    """
+
+    @override
+    def process_view(
+        self,
+        request: HttpRequest,
+        view_func: Callable[..., HttpResponseBase],
+        view_args: tuple[object, ...],
+        view_kwargs: dict[str, object],
+    ) -> HttpResponseBase | None:
+        if request.path_info.startswith(API_PREFIX):
+            return None
+        return super().process_view(request, view_func, view_args, view_kwargs)
+
+    @override
+    def handle_no_permission(
+        self, request: HttpRequest, view_func: Callable[..., HttpResponseBase]
+    ) -> HttpResponseBase:
+        if not _is_htmx(request):
+            return redirect_to_login(request.get_full_path(), resolve_url("login"))
+        # A fragment cannot show the login page; htmx goes there with the whole window and comes back to the page.
+        page = urlsplit(request.headers.get("HX-Current-URL", "")).path or "/"
+        query = QueryDict(mutable=True)
+        query["next"] = page
+        return HttpResponse(status=401, headers={"HX-Redirect": f"{resolve_url('login')}?{query.urlencode(safe='/')}"})
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        """Pages of somebody who is logged in stay out of caches, so that "back" after a logout shows nothing."""
+        response: HttpResponseBase = super().__call__(request)
+        if request.user.is_authenticated:
+            response.headers.setdefault("Cache-Control", "no-store, private")
+        return response
+
+
+class ServiceErrors:
+    """Answers a `ServiceError` that a view did not catch: JSON below /api/, an alert for htmx, else a page."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        if not isinstance(exception, ServiceError):
+            return None
+        if request.path_info.startswith(API_PREFIX):
+            body = {"code": exception.code, "message": exception.message, "hint": exception.hint}
+            return JsonResponse(body, status=exception.http_status)
+        return error_page(request, exception.http_status, exception.message, hint=exception.hint, code=exception.code)
+
+
+def _is_htmx(request: HttpRequest) -> bool:
+    return request.headers.get("HX-Request") == "true"

@@ -1,0 +1,72 @@
+"""Input of people. Forms check form and length; what a name or URI may be, services decide and say."""
+
+from typing import Any
+
+from django import forms
+
+from inventory.models import Cluster, Datacenter, Firmware, Host, PowerState
+
+
+class ClarityForm(forms.Form):
+    """Marks each control with Clarity's class, and with what a screen reader should read beside it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for field in self.fields.values():
+            widget = field.widget
+            style = {forms.Select: "clr-select", forms.Textarea: "clr-textarea"}.get(type(widget), "clr-input")
+            if not isinstance(widget, forms.CheckboxInput | forms.RadioSelect):
+                widget.attrs.setdefault("class", style)
+
+
+class ConfirmForm(ClarityForm):
+    """No input: the question itself."""
+
+
+class DatacenterForm(ClarityForm):
+    name = forms.CharField(label="Name", max_length=Datacenter._meta.get_field("name").max_length)
+
+
+class ClusterForm(ClarityForm):
+    name = forms.CharField(label="Name", max_length=Cluster._meta.get_field("name").max_length)
+
+
+class HostForm(ClarityForm):
+    name = forms.CharField(
+        label="Name",
+        max_length=Host._meta.get_field("name").max_length,
+        help_text="As it appears in the inventory, for example kvm01.example.org",
+    )
+    uri = forms.CharField(
+        label="libvirt URI",
+        max_length=Host._meta.get_field("uri").max_length,
+        help_text="How this console reaches the host; see the allowed forms below",
+    )
+    migration_uri = forms.CharField(
+        label="Migration URI",
+        required=False,
+        max_length=Host._meta.get_field("migration_uri").max_length,
+        help_text="How other hosts reach it, qemu+tls://…; empty: the same",
+    )
+    vtpm_state_path = forms.CharField(
+        label="vTPM state folder",
+        required=False,
+        max_length=Host._meta.get_field("vtpm_state_path").max_length,
+        help_text="Where the host keeps virtual TPM state; empty: libvirt's system default",
+    )
+
+
+class VmFilterForm(forms.Form):
+    """The filters above a VM list. Anything that is no choice counts as no filter."""
+
+    q = forms.CharField(required=False, max_length=200, strip=True)
+    power = forms.ChoiceField(required=False, choices=[("", "Any power state"), *PowerState.choices])
+    firmware = forms.ChoiceField(required=False, choices=[("", "Any firmware"), *Firmware.choices])
+    encrypted = forms.ChoiceField(
+        required=False, choices=[("", "Encrypted or not"), ("yes", "Encrypted"), ("no", "Not encrypted")]
+    )
+
+    def values(self) -> dict[str, str]:
+        """Only the choices that are valid, by field; the rest empty."""
+        self.is_valid()
+        return {name: str(self.cleaned_data.get(name) or "") for name in self.fields}

@@ -1,0 +1,106 @@
+"""Tags and filters of the pages: icons, sizes, statuses, links of jobs and events, the tree."""
+
+from typing import Any, Final
+
+from django import template
+from django.templatetags.static import static
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from inventory import jobs
+from inventory.models import Event, Job, JobStatus, Severity, TargetKind
+from inventory.views import extensions, tree
+from inventory.views.pages import ICONS, Step
+
+register = template.Library()
+
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_JOB_STYLES: Final = {
+    JobStatus.PENDING.value: ("hourglass", "quiet"),
+    JobStatus.RUNNING.value: ("sync", "info"),
+    JobStatus.SUCCEEDED.value: ("check-circle", "success"),
+    JobStatus.FAILED.value: ("exclamation-circle", "danger"),
+    JobStatus.ERRORED.value: ("exclamation-circle", "danger"),
+    JobStatus.CANCELLED.value: ("minus-circle", "quiet"),
+}
+_SEVERITY_STYLES: Final = {
+    Severity.INFO.value: ("info-circle", "info"),
+    Severity.WARNING.value: ("exclamation-triangle", "warning"),
+    Severity.ERROR.value: ("exclamation-circle", "danger"),
+}
+
+
+@register.simple_tag
+def icon(name: str, style: str = "") -> SafeString:
+    """An icon of the sprite (static/icons.txt). It is decoration: a word must stand beside it."""
+    return format_html(
+        '<svg class="i {}" aria-hidden="true"><use href="{}#{}"/></svg>', style, static("icons.svg"), name
+    )
+
+
+@register.simple_tag
+def status(icon_name: str, word: str, style: str = "") -> SafeString:
+    """Icon and word; `style` is success, info, warning, danger or quiet."""
+    return format_html('<span class="status {}">{}{}</span>', style, icon(icon_name), word)
+
+
+@register.simple_tag
+def job_status(job: Job) -> SafeString:
+    """Icon, word, and while it runs its step and a progress bar."""
+    return status(_JOB_STYLES[job.status][0], job.get_status_display(), _JOB_STYLES[job.status][1])
+
+
+@register.simple_tag
+def severity(event: Event) -> SafeString:
+    return status(*_both(event))
+
+
+def _both(event: Event) -> tuple[str, str, str]:
+    icon_name, style = _SEVERITY_STYLES[event.severity]
+    return icon_name, event.get_severity_display(), style
+
+
+@register.filter
+def job_label(job: Job) -> str:
+    return jobs.label(job)
+
+
+@register.filter
+def target_url(row: Job | Event) -> str:
+    return extensions.target_url(row.target_kind, row.target_id)
+
+
+@register.filter
+def kind_icon(kind: str) -> str:
+    return ICONS.get(TargetKind(kind), "objects") if kind in TargetKind.values else "objects"
+
+
+@register.filter
+def size(count: int | None) -> str:
+    """Bytes for people: 1.5 GiB."""
+    number = float(count or 0)
+    for unit in _UNITS:
+        if number < 1024 or unit == _UNITS[-1]:
+            break
+        number /= 1024
+    return f"{number:.0f} {unit}" if unit == "B" or number == int(number) else f"{number:.1f} {unit}"
+
+
+@register.filter
+def percent_of(part: int, whole: int) -> int:
+    return min(100, max(0, part * 100 // whole)) if whole else 0
+
+
+@register.filter
+def lacking(whole: int | None, part: int | None) -> int:
+    return (whole or 0) - (part or 0)
+
+
+@register.inclusion_tag("inventory/_tree.html", takes_context=True)
+def inventory_tree(context: dict[str, Any]) -> dict[str, Any]:
+    """The tree with the path to the present object open, as it is when a page is loaded whole."""
+    path: list[Step] = context.get("path") or []
+    request = context["request"]
+    view = tree.view_of(request)
+    values = tree.whole_context(view, [step.node for step in path[:-1]])
+    return values | {"request": request, "node": context.get("node", "")}

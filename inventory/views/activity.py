@@ -1,0 +1,68 @@
+"""Jobs and events as the shell and the Monitor tabs show them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from django.core.paginator import Page, Paginator
+from django.db.models import QuerySet
+
+from inventory import jobs
+from inventory.authorize import Actor, authorize
+from inventory.models import LIVE_STATUSES, Event, Job, Severity, TargetKind
+
+RECENT: Final = 20
+PAGE_SIZE: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What the activity looks like now, in three indexed look-ups.
+
+    `news` changes when an event is written or the number of live jobs changes: pages then read their object again.
+    `token` changes with every step of a job besides.
+    """
+
+    token: str
+    news: str
+    live: int
+
+
+def version() -> Version:
+    changed = Job.objects.order_by("-changed_at").values_list("changed_at", flat=True).first()
+    event = Event.objects.order_by("-id").values_list("id", flat=True).first()
+    live = Job.objects.filter(status__in=LIVE_STATUSES).count()
+    stamp = int(changed.timestamp() * 1_000_000) if changed else 0
+    token = f"{stamp}-{event or 0}.{live}"
+    return Version(token, news(token), live)
+
+
+def news(token: str) -> str:
+    return token.partition("-")[2]
+
+
+def recent_tasks() -> Sequence[Job]:
+    return list(Job.objects.defer("params", "checkpoint")[:RECENT])
+
+
+def recent_events(severities: Sequence[Severity]) -> Sequence[Event]:
+    return list(Event.objects.filter(severity__in=severities)[:PAGE_SIZE])
+
+
+def tasks_of(kind: TargetKind, target_id: UUID, page: str | int) -> Page[Job]:
+    found = Job.objects.filter(target_kind=kind, target_id=target_id).defer("params", "checkpoint")
+    return _page(found, page)
+
+
+def events_of(kind: TargetKind, target_id: UUID, page: str | int) -> Page[Event]:
+    return _page(Event.objects.filter(target_kind=kind, target_id=target_id), page)
+
+
+def _page(rows: QuerySet[Any], page: str | int) -> Page[Any]:
+    return Paginator(rows, PAGE_SIZE).get_page(page)
+
+
+def cancel(job_id: UUID, actor: Actor) -> Job:
+    authorize(actor, "inventory.cancel_job")
+    return jobs.request_cancel(job_id, actor=actor)

@@ -1,0 +1,125 @@
+"""Where the apps above plug into inventory's pages. They register when their `views` module is imported.
+
+    extensions.add_navigation(Entry("Key Providers", "encryption:kms", "key"))
+    extensions.add_section(TargetKind.VIRTUAL_MACHINE, Section("Security", "VM Options", "encryption:vm-options"))
+    extensions.add_action(TargetKind.VIRTUAL_MACHINE, vm_actions)      # (target, actor) -> [Action, ...]
+    extensions.add_card(TargetKind.VIRTUAL_MACHINE, "encryption:vm-card")   # loaded by htmx into the Summary tab
+    extensions.add_target(TargetKind.KMS_CLUSTER, "encryption:kms-cluster") # links of jobs and events
+
+Every URL name of an object takes its id as the one positional argument.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.db.models import Model
+from django.urls import reverse
+
+from inventory.authorize import Actor
+from inventory.models import TargetKind
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A link in the header."""
+
+    label: str
+    url_name: str
+    icon: str
+
+    @property
+    def url(self) -> str:
+        return reverse(self.url_name)
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """An entry in the side navigation of an object's Configure tab, below the heading `group`."""
+
+    group: str
+    label: str
+    url_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """An entry of the Actions menu. `url` shows a dialog's form (GET); with `is_direct` a click posts to it at once,
+    with `is_page` it is a page to go to.
+
+    `why_not` says why it cannot be used now; the entry is then shown but does nothing.
+    """
+
+    label: str
+    url: str
+    icon: str
+    group: str = ""
+    is_direct: bool = False
+    why_not: str = ""
+    is_page: bool = False
+
+
+Actions = Callable[[Model, Actor], Sequence[Action]]
+
+_navigation: list[Entry] = [Entry("Inventory", "inventory:root", "tree-view")]
+_sections: dict[TargetKind, list[Section]] = defaultdict(list)
+_actions: dict[TargetKind, list[Actions]] = defaultdict(list)
+_cards: dict[TargetKind, list[str]] = defaultdict(list)
+_targets: dict[str, str] = {}
+
+
+def add_navigation(entry: Entry) -> None:
+    _navigation.append(entry)
+
+
+def add_section(kind: TargetKind, section: Section) -> None:
+    _sections[kind].append(section)
+
+
+def add_action(kind: TargetKind, actions: Actions) -> None:
+    _actions[kind].append(actions)
+
+
+def add_card(kind: TargetKind, url_name: str) -> None:
+    _cards[kind].append(url_name)
+
+
+def add_target(kind: TargetKind, url_name: str) -> None:
+    _targets[kind] = url_name
+
+
+def navigation() -> Sequence[Entry]:
+    return tuple(_navigation)
+
+
+def sections(kind: TargetKind) -> Sequence[Section]:
+    return tuple(_sections[kind])
+
+
+def actions(kind: TargetKind, target: Model, actor: Actor) -> list[Action]:
+    return [action for source in _actions[kind] for action in source(target, actor)]
+
+
+def card_urls(kind: TargetKind, target_id: UUID) -> list[str]:
+    return [reverse(name, args=[target_id]) for name in _cards[kind]]
+
+
+def target_url(kind: str, target_id: UUID | None) -> str:
+    """The page of a job's or event's object; empty where it has none."""
+    if target_id is None:
+        return ""
+    if kind in _targets:
+        return reverse(_targets[kind], args=[target_id])
+    if kind in PAGE_KINDS:
+        return reverse("inventory:summary", args=[kind, target_id])
+    return ""
+
+
+PAGE_KINDS = (
+    TargetKind.DATACENTER,
+    TargetKind.CLUSTER,
+    TargetKind.HOST,
+    TargetKind.DATASTORE,
+    TargetKind.VIRTUAL_MACHINE,
+)
