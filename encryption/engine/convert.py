@@ -8,7 +8,8 @@ Order of writes, and why a kill at any byte loses nothing:
    the first block; a conversion that goes on finds it there with the passphrase. With the header last, a kill would
    leave blocks under a key that nobody has.
 3. Blocks are written by a few threads, and awaited in ascending order. About every `checkpoint_bytes`, and at the end,
-   the target is synced and only then `checkpoint(offset)` reported: everything below `offset` is final and stable.
+   the target is synced and only then `checkpoint(offset)` reported: everything below `offset` is final and stable. The
+   sync runs beside the writing of later blocks, and begins when all below `offset` is written.
 4. A resume (`start=offset`, the last checkpoint reported) unlocks the target's own header and writes from `offset` on.
    Blocks that an earlier run wrote behind it, whole, torn or lost, are written again with the same bytes, as the result
    depends on source, key and position alone.
@@ -187,9 +188,8 @@ def convert(
     lanes += [_Lane(reader.twin(), writer.twin(), source, target, block_bytes) for _ in range(n_lanes - 1)]
     extent = Extent(0, 0, hole=False)
     hole_bytes = 0
-    checkpointed = start
-    running: deque[tuple[int, Future[None]]] = deque()
-    with ThreadPoolExecutor(max_workers=n_lanes) as pool:
+    with ThreadPoolExecutor(max_workers=n_lanes + 1) as pool:
+        run = _Run(target, progress, pool, start, checkpoint_bytes)
         for number, offset in enumerate(range(start, size, block_bytes)):
             n_bytes = min(block_bytes, size - offset)
             image_offset = reader.offset + offset
@@ -199,29 +199,54 @@ def convert(
             hole_bytes += n_bytes if is_hole else 0
             # The lane is free again: its last block is `n_lanes` back, and no more than that many are under way.
             lane = lanes[number % n_lanes]
-            running.append((offset + n_bytes, pool.submit(lane.convert, offset, n_bytes, hole=is_hole)))
-            if len(running) == n_lanes:
-                checkpointed = _finish_oldest(running, target, progress, checkpointed, checkpoint_bytes)
-        while running:
-            checkpointed = _finish_oldest(running, target, progress, checkpointed, checkpoint_bytes)
+            run.blocks.append((offset + n_bytes, pool.submit(lane.convert, offset, n_bytes, hole=is_hole)))
+            if len(run.blocks) == n_lanes:
+                run.finish_oldest()
+        while run.blocks:
+            run.finish_oldest()
+        run.finish_sync()
     target.sync()
     progress.checkpoint(size)
     return Receipt(start=start, size=size, hole_bytes=hole_bytes)
 
 
-def _finish_oldest(
-    running: deque[tuple[int, Future[None]]], target: Target, progress: Progress, checkpointed: int, interval: int
-) -> int:
-    """Wait for the oldest block, report it, and return the last checkpoint, perhaps a new one."""
-    done, block = running.popleft()
-    block.result()
-    progress.advance(done)
-    if done - checkpointed < interval:
-        return checkpointed
-    # Everything below `done` is written, because blocks are awaited in order; those under way lie behind it.
-    target.sync()
-    progress.checkpoint(done)
-    return done
+@final
+class _Run:
+    """The blocks and the sync under way. All reports to `progress` are made by the caller's thread, in order."""
+
+    def __init__(
+        self, target: Target, progress: Progress, pool: ThreadPoolExecutor, start: int, checkpoint_bytes: int
+    ) -> None:
+        self.blocks: deque[tuple[int, Future[None]]] = deque()
+        self._sync: tuple[int, Future[None]] | None = None
+        self._target = target
+        self._progress = progress
+        self._pool = pool
+        self._synced = start
+        self._checkpoint_bytes = checkpoint_bytes
+
+    def finish_oldest(self) -> None:
+        """Wait for the oldest block and report it; start a sync when it is time for one."""
+        done, block = self.blocks.popleft()
+        block.result()
+        self._progress.advance(done)
+        if self._sync is not None and self._sync[1].done():
+            self.finish_sync()
+        if done - self._synced >= self._checkpoint_bytes:
+            self.finish_sync()
+            # Everything below `done` was written before this sync begins, because blocks are awaited in order. It runs
+            # beside the next blocks, which it may or may not cover: they lie behind the checkpoint.
+            self._sync = (done, self._pool.submit(self._target.sync))
+            self._synced = done
+
+    def finish_sync(self) -> None:
+        """Wait for the sync under way, if any, and only then report its checkpoint."""
+        if self._sync is None:
+            return
+        offset, sync = self._sync
+        sync.result()
+        self._sync = None
+        self._progress.checkpoint(offset)
 
 
 @final

@@ -3,6 +3,8 @@
 import threading
 from random import Random
 
+from typing_extensions import override
+
 from encryption.engine.convert import Conversion, convert
 from encryption.engine.image import Extent, ShortImage
 from encryption.engine.secret import Secret
@@ -71,11 +73,13 @@ class DyingImage(MemoryImage):
         self._dead = False
         self._lock = threading.Lock()
 
+    @override
     def begin(self, size: int) -> None:
         super().begin(size)
         self._stable = bytearray(size)
         self._unsynced = []
 
+    @override
     def write(self, offset: int, content: memoryview) -> None:
         with self._lock:
             if self._dead:
@@ -89,6 +93,7 @@ class DyingImage(MemoryImage):
             if self._dead:
                 raise Killed
 
+    @override
     def sync(self) -> None:
         with self._lock:
             if self._dead:

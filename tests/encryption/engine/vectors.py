@@ -6,7 +6,7 @@ from cryptography_vectors import open_vector_file
 
 
 def read(path: str) -> Iterator[dict[str, str]]:
-    """Yield each case of a file as fields. A bare word (FAIL) is a field without value; [SECTION] goes into "section"."""
+    """Yield each case of a file as fields; a bare word (FAIL) has no value, the [SECTION] is the field "section"."""
     section = ""
     case: dict[str, str] = {}
     with open_vector_file(path, "r") as file:
