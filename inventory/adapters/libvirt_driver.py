@@ -1,7 +1,7 @@
 """The port to a hypervisor host, over libvirt: `connect` gives a `LibvirtHost`, which implements `Hypervisor`."""
 
 import logging
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -314,7 +314,7 @@ class LibvirtHost:
         with self._asking(path):
             libvirt_files.delete(self._connection, path, wipe=wipe)
 
-    def changes(self, *, idle_seconds: float = 0.5) -> Iterator[HostChange]:
+    def changes(self, *, idle_seconds: float = 0.5) -> Generator[HostChange, None, None]:
         return libvirt_events.changes(self._connection, self._uri.label, idle_seconds=idle_seconds)
 
 

@@ -5,7 +5,7 @@ Callbacks run in libvirt's event thread and must not call libvirt, so they only 
 
 import logging
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any, Final
@@ -29,7 +29,7 @@ DOMAIN_EVENTS: Final = (
 POOL_EVENTS: Final = (libvirt.VIR_STORAGE_POOL_EVENT_ID_LIFECYCLE, libvirt.VIR_STORAGE_POOL_EVENT_ID_REFRESH)
 
 
-def changes(connection: libvirt.virConnect, label: str, *, idle_seconds: float) -> Iterator[HostChange]:
+def changes(connection: libvirt.virConnect, label: str, *, idle_seconds: float) -> Generator[HostChange, None, None]:
     """IDLE once the callbacks stand, then what happens, HOST_LOST at the end. Raises HostUnreachable at the start."""
     seen: queue.SimpleQueue[HostChange] = queue.SimpleQueue()
 

@@ -4,7 +4,7 @@
 UUIDs are `uuid.UUID`, texts are as libvirt reports them.
 """
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -240,7 +240,7 @@ class Hypervisor(Protocol):
         """
         ...
 
-    def changes(self, *, idle_seconds: float = 0.5) -> Iterator[HostChange]:
+    def changes(self, *, idle_seconds: float = 0.5) -> Generator[HostChange, None, None]:
         """Blocks and yields what happens on the host, until the connection is lost (HOST_LOST is the last).
 
         The first is always IDLE: from then on nothing is missed. IDLE comes again after `idle_seconds` of silence.

@@ -1,0 +1,28 @@
+"""The event listener: one process a site that follows all hosts. Ends on SIGTERM and SIGINT."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from django.core.management.base import BaseCommand
+from typing_extensions import override
+
+from inventory.services import watch
+
+
+class Command(BaseCommand):
+    help = "Follows what happens on all hosts and keeps the inventory current; run one for each console."
+
+    @override
+    def handle(self, *args: Any, **options: Any) -> None:
+        stop = threading.Event()
+
+        def end(number: int, frame: FrameType | None) -> None:
+            stop.set()
+
+        signal.signal(signal.SIGTERM, end)
+        signal.signal(signal.SIGINT, end)
+        self.stdout.write("watching hosts")
+        watch.watch_all(stop)
+        self.stdout.write("stopped")

@@ -1,0 +1,88 @@
+"""Jobs and events, for reading; and the end of a job on request."""
+
+from typing import Final
+from uuid import UUID
+
+from inventory import jobs
+from inventory.authorize import VIEW, Actor, authorize
+from inventory.errors import NotFound
+from inventory.models import LIVE_STATUSES, Event, Job, JobStatus, Severity, TargetKind
+from inventory.services.listings import FIRST, Listing, Paging, listed
+
+CANCEL: Final = "inventory.cancel_job"
+
+
+def job_list(
+    *,
+    actor: Actor,
+    status: JobStatus | None = None,
+    is_live: bool | None = None,
+    kind: str = "",
+    target_kind: TargetKind | None = None,
+    target_id: UUID | None = None,
+    paging: Paging = FIRST,
+) -> Listing[Job]:
+    """The newest first; without their parameters and checkpoints, which are the worker's own."""
+    authorize(actor, VIEW)
+    rows = Job.objects.defer("params", "checkpoint")
+    if status is not None:
+        rows = rows.filter(status=status)
+    if is_live is not None:
+        rows = rows.filter(status__in=LIVE_STATUSES) if is_live else rows.exclude(status__in=LIVE_STATUSES)
+    if kind:
+        rows = rows.filter(kind=kind)
+    if target_kind is not None:
+        rows = rows.filter(target_kind=target_kind)
+    if target_id is not None:
+        rows = rows.filter(target_id=target_id)
+    return listed(rows, paging)
+
+
+def job(*, job_id: UUID, actor: Actor) -> Job:
+    authorize(actor, VIEW)
+    found = Job.objects.defer("params", "checkpoint").filter(pk=job_id).first()
+    if found is None:
+        raise NotFound(
+            "job_not_found", f"there is no job {job_id}", hint="jobs are kept for 90 days, their events for good"
+        )
+    return found
+
+
+def cancel_job(*, job_id: UUID, actor: Actor) -> Job:
+    """A waiting job ends at once, a running one at its next safe point. Raises NotFound, Conflict `job_ended`."""
+    authorize(actor, CANCEL)
+    return jobs.request_cancel(job_id, actor=actor)
+
+
+def event_list(
+    *,
+    actor: Actor,
+    after: int | None = None,
+    kind: str = "",
+    severity: Severity | None = None,
+    target_kind: TargetKind | None = None,
+    target_id: UUID | None = None,
+    paging: Paging = FIRST,
+) -> Listing[Event]:
+    """The newest first. `after`: only events with a greater id, for callers that follow the history."""
+    authorize(actor, VIEW)
+    rows = Event.objects.all()
+    if after is not None:
+        rows = rows.filter(id__gt=after)
+    if kind:
+        rows = rows.filter(kind=kind)
+    if severity is not None:
+        rows = rows.filter(severity=severity)
+    if target_kind is not None:
+        rows = rows.filter(target_kind=target_kind)
+    if target_id is not None:
+        rows = rows.filter(target_id=target_id)
+    return listed(rows, paging)
+
+
+def event(*, event_id: int, actor: Actor) -> Event:
+    authorize(actor, VIEW)
+    found = Event.objects.filter(pk=event_id).first()
+    if found is None:
+        raise NotFound("event_not_found", f"there is no event {event_id}")
+    return found

@@ -1,0 +1,142 @@
+"""Lists of places, hosts and datastores, and single objects by id. A constant number of queries each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+from uuid import UUID
+
+from django.db.models import Count, Model, QuerySet
+
+from inventory.authorize import VIEW, Actor, authorize
+from inventory.errors import Invalid, NotFound
+from inventory.models import Cluster, Datacenter, Datastore, Host, VirtualMachine
+from inventory.services.search import MOST_PAGE_SIZE, PAGE_SIZE, is_encrypted, with_encryption
+
+Row = TypeVar("Row", bound=Model)
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """Which page, counted from 1, and how many rows a page has, 1 to 500."""
+
+    number: int = 1
+    size: int = PAGE_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Generic[Row]):
+    """One page of rows. `number` is the page that was given: the last one where a later one was asked for."""
+
+    items: Sequence[Row]
+    total: int
+    number: int
+    pages: int
+
+
+FIRST: Final = Paging()
+
+
+def listed(rows: QuerySet[Row], paging: Paging) -> Listing[Row]:
+    """Two queries. Raises Invalid `page_size_invalid`."""
+    if not 1 <= paging.size <= MOST_PAGE_SIZE:
+        raise Invalid("page_size_invalid", f"a page has 1 to {MOST_PAGE_SIZE} lines")
+    total = rows.order_by().count()
+    pages = max(1, -(-total // paging.size))
+    number = min(max(1, paging.number), pages)
+    first = (number - 1) * paging.size
+    return Listing(list(rows[first : first + paging.size]), total, number, pages)
+
+
+def datacenters(*, actor: Actor, paging: Paging = FIRST) -> Listing[Datacenter]:
+    """By name, with `cluster_count` and `host_count`."""
+    authorize(actor, VIEW)
+    return listed(_datacenters(), paging)
+
+
+def datacenter(*, datacenter_id: UUID, actor: Actor) -> Datacenter:
+    authorize(actor, VIEW)
+    return _found(_datacenters().filter(pk=datacenter_id).first(), "datacenter", "data center", datacenter_id)
+
+
+def clusters(*, actor: Actor, datacenter_id: UUID | None = None, paging: Paging = FIRST) -> Listing[Cluster]:
+    """By name, with `host_count`."""
+    authorize(actor, VIEW)
+    rows = _clusters()
+    return listed(rows if datacenter_id is None else rows.filter(datacenter=datacenter_id), paging)
+
+
+def cluster(*, cluster_id: UUID, actor: Actor) -> Cluster:
+    authorize(actor, VIEW)
+    return _found(_clusters().filter(pk=cluster_id).first(), "cluster", "cluster", cluster_id)
+
+
+def hosts(
+    *,
+    actor: Actor,
+    datacenter_id: UUID | None = None,
+    cluster_id: UUID | None = None,
+    state: str = "",
+    paging: Paging = FIRST,
+) -> Listing[Host]:
+    """By name, with the places above."""
+    authorize(actor, VIEW)
+    rows = Host.objects.select_related("cluster__datacenter")
+    if datacenter_id is not None:
+        rows = rows.filter(cluster__datacenter=datacenter_id)
+    if cluster_id is not None:
+        rows = rows.filter(cluster=cluster_id)
+    return listed(rows.filter(state=state) if state else rows, paging)
+
+
+def host(*, host_id: UUID, actor: Actor) -> Host:
+    found = _found(
+        Host.objects.select_related("cluster__datacenter").filter(pk=host_id).first(), "host", "host", host_id
+    )
+    authorize(actor, VIEW, found)
+    return found
+
+
+def datastores(*, actor: Actor, host_id: UUID | None = None, paging: Paging = FIRST) -> Listing[Datastore]:
+    """By name, with the host."""
+    authorize(actor, VIEW)
+    rows = Datastore.objects.select_related("host")
+    return listed(rows if host_id is None else rows.filter(host=host_id), paging)
+
+
+def datastore(*, datastore_id: UUID, actor: Actor) -> Datastore:
+    authorize(actor, VIEW)
+    rows = Datastore.objects.select_related("host")
+    return _found(rows.filter(pk=datastore_id).first(), "datastore", "datastore", datastore_id)
+
+
+@dataclass(frozen=True, slots=True)
+class VmDetails:
+    """A VM with the places above and its disks, and whether any part of it is encrypted."""
+
+    vm: VirtualMachine
+    is_encrypted: bool
+
+
+def virtual_machine(*, vm_id: UUID, actor: Actor) -> VmDetails:
+    """Two queries."""
+    rows = with_encryption(VirtualMachine.objects.filter(pk=vm_id))
+    rows = rows.select_related("host__cluster__datacenter").prefetch_related("disks")
+    found = _found(rows.first(), "vm", "virtual machine", vm_id)
+    authorize(actor, VIEW, found)
+    return VmDetails(found, is_encrypted(found))
+
+
+def _datacenters() -> QuerySet[Datacenter]:
+    return Datacenter.objects.annotate(
+        cluster_count=Count("clusters", distinct=True), host_count=Count("clusters__hosts", distinct=True)
+    )
+
+
+def _clusters() -> QuerySet[Cluster]:
+    return Cluster.objects.select_related("datacenter").annotate(host_count=Count("hosts"))
+
+
+def _found(row: Row | None, code: str, what: str, row_id: UUID) -> Row:
+    if row is None:
+        raise NotFound(f"{code}_not_found", f"there is no {what} {row_id}", hint="it may have been removed")
+    return row
