@@ -151,7 +151,7 @@ class Channel:
     def _send(self, request: bytes) -> None:
         try:
             self._connection.sendall(request)
-        except ConnectionError:
+        except (ConnectionError, ssl.SSLEOFError):
             # Under TLS 1.3 a server that refuses the console's certificate may have hung up already; its
             # reason then waits to be read and surfaces here as an SSLError.
             self._connection.recv(1)
