@@ -4,7 +4,7 @@ from pathlib import Path
 
 from console.launch.processes import Installation, Program
 from console.launch.state import State
-from console.launch.steps import LaunchError, Steps, run_command
+from console.launch.steps import LaunchError, Steps, digest, run_command
 from lab import hosts, kms, layout, processes
 from lab.errors import LabError
 from lab.layout import Lab
@@ -47,6 +47,12 @@ def programs(installation: Installation) -> list[Program]:
         *daemons,
         Program("guests", "guests", guests, stop_seconds=STOP_GUESTS_SECONDS),
     ]
+
+
+def identity(state: State) -> str:
+    """Changes with the lab: another lab, other ports. What was entered into the inventory once is the user's then."""
+    found = _load(state)
+    return digest([layout.record(found.state), kms.KmsLayout.load(_key_server_folder(found)).settings])
 
 
 def end_leftovers(state: State) -> None:

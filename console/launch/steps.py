@@ -84,20 +84,18 @@ def digest(files: Iterable[Path], *more: str) -> str:
 
 
 def run_command(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str] | None = None, what: str) -> str:
-    """Run a command to its end and return its output (both streams); `environment` None inherits ours.
+    """Run a command to its end and return what it wrote to standard output; `environment` None inherits ours.
 
-    Raises LaunchError with the end of the output when it cannot be run or fails.
+    Raises LaunchError with the end of both streams when it cannot be run or fails.
     """
     try:
         done = subprocess.run(
-            command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, check=False, text=True, errors="replace",
+            command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False, text=True,
+            errors="replace",
         )  # fmt: skip
     except OSError as exc:
         raise LaunchError(f"{what}: cannot run {command[0]}: {exc.strerror}") from exc
     if done.returncode != 0:
-        raise LaunchError(
-            f"{what} failed with exit code {done.returncode}",
-            details="\n".join(done.stdout.splitlines()[-OUTPUT_LINES:]),
-        )
+        said = [*done.stdout.splitlines(), *done.stderr.splitlines()]
+        raise LaunchError(f"{what} failed with exit code {done.returncode}", details="\n".join(said[-OUTPUT_LINES:]))
     return done.stdout

@@ -7,6 +7,7 @@ import shutil
 import signal
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -196,7 +197,7 @@ def _run(
         )  # fmt: skip
         steps.say("", f"up ({time.monotonic() - began:.1f} s)")
         if options.lab:
-            steps.run("lab inventory", "adding the hosts and the key server", lambda: _register_lab(installation))
+            _enter_lab(steps, installation)
         _print_login(options, password=password)
         if options.detach:
             keep = True
@@ -259,12 +260,29 @@ def _ask_login(installation: Installation) -> int:
         connection.close()
 
 
-def _register_lab(installation: Installation) -> str:
+def _enter_lab(steps: Steps, installation: Installation) -> None:
+    """Add the lab to the inventory, once. The console is of use without it, so a failure is said and nothing more."""
+    state = installation.state
     environment = {**base_environment(installation), **django_environment(installation, console_key=True)}
-    return run_command(
-        [str(installation.python), "manage.py", "lab_register"],
-        cwd=installation.root, environment=environment, what="manage.py lab_register",
-    ).strip().replace("\n", f"\n{'':<{NAME_WIDTH}}")  # fmt: skip
+
+    def register() -> str:
+        said = run_command(
+            [str(installation.python), "manage.py", "lab_register"],
+            cwd=installation.root, environment=environment, what="manage.py lab_register",
+        )  # fmt: skip
+        return said.strip().replace("\n", f"\n{'':<{NAME_WIDTH}}")
+
+    try:
+        steps.run(
+            "lab inventory",
+            "adding the hosts and the key server",
+            register,
+            key=lab_processes.identity(state) if installation.database_url_file is None else None,
+            result=state.database / "bartizan.sqlite3",
+        )
+    except LaunchError as exc:
+        print(exc.details, file=sys.stderr)
+        steps.say("", f"{exc}; try again with ./bartizan manage lab_register")
 
 
 def _print_login(options: UpOptions, *, password: str) -> None:
