@@ -1,0 +1,69 @@
+"""Fixtures for every test: people, an inventory, and a site of fake hosts."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.cache import cache
+
+from inventory.models import Cluster, Datacenter, Host
+from inventory.services import connections
+from tests.fakes import FakeHypervisor, FakeSite
+
+
+@pytest.fixture(autouse=True)
+def _empty_cache() -> Iterator[None]:
+    cache.clear()
+    yield
+    cache.clear()
+
+
+@pytest.fixture
+def alice(db: None) -> User:
+    """The administrator."""
+    return User.objects.create_user("alice", is_superuser=True)
+
+
+@pytest.fixture
+def charlie(db: None) -> User:
+    """May look and nothing else."""
+    return User.objects.create_user("charlie")
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> FakeSite:
+    """Every connection goes to fake hosts; one that is not in it refuses."""
+    found = FakeSite()
+    monkeypatch.setattr(connections, "opener", found.open)
+    return found
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str], str]]:
+    """Messages for the broker: (task, arguments, queue). Nothing is sent."""
+    messages: list[tuple[str, list[str], str]] = []
+
+    def send_task(name: str, args: list[str], queue: str, **options: Any) -> None:
+        messages.append((name, args, queue))
+
+    monkeypatch.setattr("celery.current_app.send_task", send_task)
+    return messages
+
+
+@pytest.fixture
+def cluster(db: None) -> Cluster:
+    datacenter = Datacenter.objects.create(name="Lab")
+    return Cluster.objects.create(datacenter=datacenter, name="Cluster 1")
+
+
+@pytest.fixture
+def host(cluster: Cluster) -> Host:
+    """Connected, with no VM yet."""
+    return Host.objects.create(cluster=cluster, name="kvm-a", uri="qemu+tls://kvm-a/system", state=Host.State.CONNECTED)
+
+
+@pytest.fixture
+def hypervisor(site: FakeSite, host: Host) -> FakeHypervisor:
+    """What stands behind `host`."""
+    return site.add(host.uri)
