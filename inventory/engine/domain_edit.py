@@ -4,6 +4,7 @@ The XML is parsed and written back by one library, so comments, unknown elements
 `qemu:commandline`) survive. NOT checked: whether libvirt accepts the result; it says so when the domain is defined.
 """
 
+from copy import deepcopy
 from typing import Final
 from uuid import UUID
 
@@ -132,10 +133,9 @@ def metadata(xml: str, namespace: str) -> str | None:
         raise BadDefinition("bad_definition", f"the domain's metadata holds two elements of {namespace}")
     if not found:
         return None
-    tail, found[0].tail = found[0].tail, None
-    text = etree.tostring(found[0], encoding="unicode")
-    found[0].tail = tail
-    return text
+    alone = deepcopy(found[0])
+    etree.cleanup_namespaces(alone)  # those of the domain's root, which it has no use for
+    return etree.tostring(alone, encoding="unicode", with_tail=False)
 
 
 def set_metadata(xml: str, namespace: str, element: str | None) -> str:
