@@ -164,7 +164,8 @@ class Installation:
             "from encryption.services.release import open_secrets\n"
             "rows = WrappedSecret.objects.filter("
             f"virtual_machine__name={name!r}).select_related('key__cluster', 'virtual_machine')\n"
-            "result = {one.row.target or one.row.purpose: one.passphrase.reveal().decode() for one in open_secrets(rows)}"
+            "opened = open_secrets(rows)\n"
+            "result = {one.row.target or one.row.purpose: one.passphrase.reveal().decode() for one in opened}"
         )
         assert isinstance(found, dict)
         return found

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from typing_extensions import override
 
 from lab import kms, layout, register
 from lab.errors import LabError
@@ -15,9 +16,11 @@ from lab.user import ensure_user
 class Command(BaseCommand):
     help = "Add the local lab's hosts and key server through the services that the web pages call."
 
+    @override
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--state", default=settings.STATE_DIR / "lab", type=Path, help="the lab's state folder")
 
+    @override
     def handle(self, *args: Any, state: Path, **options: Any) -> None:
         try:
             lab = layout.load(state, ensure_user())

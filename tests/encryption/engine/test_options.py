@@ -159,8 +159,16 @@ def vms(draw: st.DrawFn) -> CurrentVm:
     flags = {
         name: draw(st.booleans())
         for name in (
-            "is_present", "is_persistent", "is_running", "files_reachable", "is_nvram_encrypted", "has_tpm",
-            "is_tpm_encrypted", "tpm_state_known", "home_is_ours", "has_key",
+            "is_present",
+            "is_persistent",
+            "is_running",
+            "files_reachable",
+            "is_nvram_encrypted",
+            "has_tpm",
+            "is_tpm_encrypted",
+            "tpm_state_known",
+            "home_is_ours",
+            "has_key",
         )  # fmt: skip
     }
     return replace(PLAIN, disks=disks, nvram_path=draw(st.sampled_from(["", "/pool/vars.fd"])), **flags)  # type: ignore[arg-type]
