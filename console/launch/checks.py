@@ -18,7 +18,6 @@ def commands(root: Path) -> list[tuple[str, list[str]]]:
         ("types", [python, "-m", "mypy", *PACKAGES]),
         ("imports", [str(tools / "lint-imports")]),
         ("migrations", [python, "manage.py", "makemigrations", "--check", "--dry-run"]),
-        ("template format", [str(tools / "djlint"), "--check", "templates"]),
         ("template lint", [str(tools / "djlint"), "--lint", "templates"]),
         ("deployment", [python, "manage.py", "check", "--deploy", "--fail-level", "WARNING"]),
     ]

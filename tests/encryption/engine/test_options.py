@@ -169,7 +169,7 @@ def vms(draw: st.DrawFn) -> CurrentVm:
             "tpm_state_known",
             "home_is_ours",
             "has_key",
-        )  # fmt: skip
+        )
     }
     return replace(PLAIN, disks=disks, nvram_path=draw(st.sampled_from(["", "/pool/vars.fd"])), **flags)  # type: ignore[arg-type]
 
