@@ -1,10 +1,11 @@
-"""The one look of an error: a page, or for htmx an alert that is added on top of the page that asked."""
+"""The one look of an error: a page, for htmx an alert on top of the page that asked, below /api/ JSON."""
 
 from typing import Final
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 
+API_PREFIX: Final = "/api/"
 _TITLES: Final = {
     400: "That request cannot be read",
     403: "Not permitted",
@@ -15,10 +16,20 @@ _TITLES: Final = {
     500: "Something went wrong here",
     503: "Not reachable at the moment",
 }
+_CODES: Final = {
+    400: "malformed_request",
+    403: "not_permitted",
+    404: "not_found",
+    405: "method_not_allowed",
+    500: "internal_error",
+}
 
 
 def error_page(request: HttpRequest, status: int, message: str, *, hint: str = "", code: str = "") -> HttpResponse:
     """`message` names what failed, `hint` what to do; neither holds key material (inventory/errors.py)."""
+    if request.path_info.startswith(API_PREFIX):
+        body = {"code": code or _CODES.get(status, "error"), "message": message, "hint": hint}
+        return JsonResponse(body, status=status, headers={"Cache-Control": "no-store, private"})
     context = {
         "status": status,
         "title": _TITLES.get(status, "Error"),

@@ -6,14 +6,14 @@ from urllib.parse import urlsplit
 
 from django.contrib.auth.middleware import LoginRequiredMiddleware
 from django.contrib.auth.views import redirect_to_login
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, QueryDict
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, QueryDict
 from django.shortcuts import resolve_url
 from typing_extensions import override
 
-from console.errors import error_page
+from console.errors import API_PREFIX, error_page
 from inventory.errors import ServiceError
 
-# Nothing from elsewhere and nothing inline. data: is Clarity's own: its fonts and twelve carets stand in its style sheet.
+# Nothing from elsewhere, nothing inline. data: is for Clarity's fonts and carets, which stand in its style sheet.
 POLICY: Final = "; ".join(
     [
         "default-src 'none'",
@@ -27,7 +27,6 @@ POLICY: Final = "; ".join(
         "frame-ancestors 'none'",
     ]
 )
-API_PREFIX: Final = "/api/"
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
@@ -89,15 +88,23 @@ class ServiceErrors:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        return self.get_response(request)
+        response = self.get_response(request)
+        if response.status_code == 405 and request.path_info.startswith(API_PREFIX):
+            return _method_refused(request, response)
+        return response
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         if not isinstance(exception, ServiceError):
             return None
-        if request.path_info.startswith(API_PREFIX):
-            body = {"code": exception.code, "message": exception.message, "hint": exception.hint}
-            return JsonResponse(body, status=exception.http_status)
         return error_page(request, exception.http_status, exception.message, hint=exception.hint, code=exception.code)
+
+
+def _method_refused(request: HttpRequest, response: HttpResponseBase) -> HttpResponse:
+    """The framework answers a wrong method in plain text; the API's answers are JSON."""
+    allowed = response.headers.get("Allow", "")
+    answer = error_page(request, 405, f"{request.method} is not possible here", hint=f"use {allowed}")
+    answer.headers["Allow"] = allowed
+    return answer
 
 
 def _is_htmx(request: HttpRequest) -> bool:

@@ -4,7 +4,8 @@ from django.contrib import admin
 from django.contrib.auth.views import LogoutView
 from django.urls import include, path
 
-from console import views
+from console import api_docs, api_token_views, views
+from console.api import api
 
 urlpatterns = [
     path("", views.home, name="home"),
@@ -17,7 +18,11 @@ urlpatterns = [
     path("alarms/", views.alarms, name="alarms"),
     path("inventory/", include("inventory.urls")),
     path("encryption/", include("encryption.urls")),
-    path("encryption/", include("encryption.urls")),
+    path("api-tokens/", api_token_views.index, name="api-tokens"),
+    path("api-tokens/add/", api_token_views.add, name="add-api-token"),
+    path("api-tokens/<uuid:token_id>/revoke/", api_token_views.revoke, name="revoke-api-token"),
+    path("api/v1/docs", api_docs.page, name="api-docs"),
+    path("api/v1/", api.urls),
     path("admin/", admin.site.urls),
 ]
 handler400 = "console.views.bad_request"

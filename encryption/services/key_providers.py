@@ -13,13 +13,14 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from django.db import transaction
-from django.db.models import Max, QuerySet
+from django.db.models import Max, Prefetch, QuerySet
 
-from encryption.models import KmsCluster, KmsServer
+from encryption.models import Key, KmsCluster, KmsServer, WrappedSecret
 from inventory import events, jobs
 from inventory.authorize import VIEW, Actor, authorize
 from inventory.errors import Conflict, Invalid, NotFound
 from inventory.models import Job, Severity
+from inventory.services.listings import FIRST, Listing, Paging, listed
 
 CREATE_CLIENT_KEY: Final = jobs.register(jobs.JobKind("encryption.create_client_key", "Create client key"))
 CHECK: Final = jobs.register(jobs.JobKind("encryption.check_key_provider", "Check key provider"))
@@ -39,6 +40,13 @@ def cluster(cluster_id: UUID, *, actor: Actor) -> KmsCluster:
     if found is None:
         raise NotFound("key_provider_not_found", f"there is no key provider {cluster_id}")
     return found
+
+
+def keys(*, cluster_id: UUID, actor: Actor, paging: Paging = FIRST) -> Listing[Key]:
+    """The cluster's keys, the newest first, with the VMs whose secrets each wraps; the wrapped secrets stay behind."""
+    owner = cluster(cluster_id, actor=actor)
+    secrets = WrappedSecret.objects.select_related("virtual_machine").defer("wrapped")
+    return listed(owner.keys.prefetch_related(Prefetch("wrapped_secrets", secrets)), paging)
 
 
 @transaction.atomic

@@ -6,15 +6,16 @@ from typing import Any, Final, Self
 from uuid import UUID
 
 from django.db import transaction
-from inventory.services.connections import reaches_files, vtpm_state_path
 
 from encryption.engine import options
-from encryption.engine.options import CurrentDisk, CurrentVm, DesiredVm, Plan
+from encryption.engine.options import CurrentDisk, CurrentVm, DesiredVm
+from encryption.engine.options import Plan as Plan  # the shape that delivery code shows
 from encryption.models import OPENED_BY_SECRET, KmsCluster, Purpose, Stage, StoragePolicy, VmSecurity, WrappedSecret
 from inventory import events, jobs
 from inventory.authorize import VIEW, Actor, authorize
 from inventory.errors import Conflict, Invalid, NotFound
 from inventory.models import Disk, Firmware, Job, VirtualMachine
+from inventory.services.connections import reaches_files, vtpm_state_path
 
 APPLY: Final = jobs.register(jobs.JobKind("encryption.apply_options", "Change VM encryption", queue="crypto"))
 ENCRYPT: Final = "encryption.encrypt_vm"
@@ -76,6 +77,11 @@ def vm_options(*, vm_id: UUID, actor: Actor) -> VmOptions:
         policies=tuple(StoragePolicy.objects.all()),
         kms_clusters=tuple(KmsCluster.objects.order_by("-is_default", "name")),
     )
+
+
+def storage_policies(*, actor: Actor) -> tuple[StoragePolicy, ...]:
+    authorize(actor, VIEW)
+    return tuple(StoragePolicy.objects.all())
 
 
 def plan_options(*, vm_id: UUID, wish: Wish, actor: Actor) -> Plan:

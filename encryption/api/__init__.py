@@ -1,0 +1,9 @@
+"""Encryption over REST: one router, mounted by console/api.py, over the services that the pages call."""
+
+from ninja import Router
+
+from encryption.api import key_providers, vm_options
+
+router = Router()
+router.add_router("", key_providers.router)
+router.add_router("", vm_options.router)

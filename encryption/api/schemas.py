@@ -1,0 +1,270 @@
+"""What the routes of encryption give and take.
+
+Certificates and identifiers only: neither sealed client keys nor wrapped data keys have a field here, and answers are
+built field by field, so that a new column of a model does not get out by itself.
+"""
+
+from datetime import datetime
+from typing import Annotated, Literal, Self
+from uuid import UUID
+
+from ninja import Schema
+from pydantic import Field
+from typing_extensions import override
+
+from encryption.models import Key, KmsCluster, KmsServer, Purpose, Stage, StoragePolicy
+from encryption.services import key_providers
+from encryption.services.key_providers import CertificateFacts
+from encryption.services.options import Plan, VmOptions, Wish
+from inventory.api.frame import Input, PageOut
+from inventory.api.schemas import Name, Ref
+
+ServerState = Literal["unknown", "connected", "unreachable", "untrusted"]
+KeyState = Literal["pre_active", "active", "deactivated", "compromised", "destroyed"]
+Pem = Annotated[str, Field(max_length=key_providers.MAX_PEM_CHARACTERS)]
+
+
+class KeyServerOut(Schema):
+    """One server of a key provider, as it was last found."""
+
+    id: UUID
+    position: int
+    host: str
+    port: int
+    state: ServerState
+    state_reason: str
+    vendor: str
+    latency_ms: int | None
+    checked_at: datetime | None
+
+    @classmethod
+    def of(cls, row: KmsServer) -> Self:
+        return cls.model_validate({name: getattr(row, name) for name in cls.model_fields})
+
+
+class KeyProviderLine(Schema):
+    """Key servers that replicate each other. `is_lab`: of the local lab, not for real keys."""
+
+    id: UUID
+    name: str
+    is_default: bool
+    is_lab: bool
+    created_at: datetime
+    servers: list[KeyServerOut]
+
+    @classmethod
+    def of(cls, row: KmsCluster) -> Self:
+        return cls(
+            id=row.pk,
+            name=row.name,
+            is_default=row.is_default,
+            is_lab=row.is_lab,
+            created_at=row.created_at,
+            servers=[KeyServerOut.of(server) for server in row.servers.all()],
+        )
+
+
+class CertificateOut(Schema):
+    """`fingerprint` is SHA-256 in hexadecimal."""
+
+    subject: str
+    issuer: str
+    fingerprint: str
+    not_before: datetime
+    not_after: datetime
+
+    @classmethod
+    def of(cls, facts: CertificateFacts) -> Self:
+        return cls.model_validate({name: getattr(facts, name) for name in cls.model_fields})
+
+
+class KeyProviderOut(KeyProviderLine):
+    """With both directions of trust: what the console trusts, and the certificate by which it shows itself.
+
+    `has_client_request`: a signing request waits to be turned into the next client certificate.
+    """
+
+    trusted: list[CertificateOut]
+    client_certificate: list[CertificateOut]
+    has_client_request: bool
+
+    @override
+    @classmethod
+    def of(cls, row: KmsCluster) -> Self:
+        line = KeyProviderLine.of(row)
+        return cls(
+            **line.dict(),
+            trusted=[CertificateOut.of(one) for one in key_providers.describe(row.trusted_pem)],
+            client_certificate=[CertificateOut.of(one) for one in key_providers.describe(row.client_certificate_pem)],
+            has_client_request=bool(row.client_csr_pem),
+        )
+
+
+class KeyOut(Schema):
+    """A key at the key provider, known by its ID there, and the virtual machines whose secrets it wraps."""
+
+    id: UUID
+    key_id: str
+    name: str
+    algorithm: str
+    state: KeyState
+    created_at: datetime
+    virtual_machines: list[Ref]
+
+    @classmethod
+    def of(cls, row: Key) -> Self:
+        vms = {secret.virtual_machine_id: secret.virtual_machine for secret in row.wrapped_secrets.all()}
+        plain = {name: getattr(row, name) for name in cls.model_fields if name != "virtual_machines"}
+        return cls.model_validate(plain | {"virtual_machines": [Ref.of(vm) for vm in vms.values()]})
+
+
+class KeyPage(PageOut):
+    items: list[KeyOut]
+
+
+class RequestOut(Schema):
+    """A PKCS #10 signing request for the KMS administrator."""
+
+    pem: str
+
+
+class StoragePolicyOut(Schema):
+    id: UUID
+    name: str
+    description: str
+    encrypts: bool
+    is_builtin: bool
+
+    @classmethod
+    def of(cls, row: StoragePolicy) -> Self:
+        return cls.model_validate({name: getattr(row, name) for name in cls.model_fields})
+
+
+class KeyProviderIn(Input):
+    """A key provider with its first server."""
+
+    name: Name
+    host: Annotated[str, Field(max_length=253)]
+    port: int = 5696
+
+
+class KeyServerIn(Input):
+    host: Annotated[str, Field(max_length=253)]
+    port: int = 5696
+
+
+class CertificateIn(Input):
+    certificate_pem: Pem
+
+
+class PartOut(Schema):
+    """A part of the VM whose data key this console holds, wrapped under the key `key_id`."""
+
+    purpose: Purpose
+    target: str
+    stage: Stage
+    key_id: str
+    path: str
+    size_bytes: int
+
+
+class OptionDiskOut(Schema):
+    """A hard disk that a policy can be chosen for."""
+
+    target: str
+    format: str
+    source: str
+    is_read_only: bool
+    is_encrypted: bool
+    capacity_bytes: int
+
+
+class VmOptionsOut(Schema):
+    """What is of a VM's encryption, and what can be chosen. `policy` is the home's."""
+
+    virtual_machine: Ref
+    policy: StoragePolicyOut
+    key_provider: Ref | None
+    key_id: str
+    disks: list[OptionDiskOut]
+    parts: list[PartOut]
+    policies: list[StoragePolicyOut]
+    key_providers: list[Ref]
+
+    @classmethod
+    def of(cls, found: VmOptions) -> Self:
+        key = found.security.key if found.security else None
+        return cls(
+            virtual_machine=Ref.of(found.vm),
+            policy=StoragePolicyOut.of(found.policy),
+            key_provider=None if key is None else Ref(id=key.cluster.pk, name=key.cluster.name),
+            key_id="" if key is None else key.key_id,
+            disks=[
+                OptionDiskOut.model_validate({name: getattr(disk, name) for name in OptionDiskOut.model_fields})
+                for disk in found.disks
+            ],
+            parts=[
+                PartOut(
+                    purpose=Purpose(row.purpose),
+                    target=row.target,
+                    stage=Stage(row.stage),
+                    key_id=row.key.key_id,
+                    path=row.path,
+                    size_bytes=row.size_bytes,
+                )
+                for row in found.secrets
+            ],
+            policies=[StoragePolicyOut.of(one) for one in found.policies],
+            key_providers=[Ref(id=one.pk, name=one.name) for one in found.kms_clusters],
+        )
+
+
+class WishIn(Input):
+    """What is wanted: the policy of the home, which disks shall be encrypted, where a new key comes from.
+
+    `key_provider_id` left out: the default one.
+    """
+
+    policy_id: UUID
+    disks: Annotated[list[Annotated[str, Field(max_length=32)]], Field(max_length=256)] = Field(default_factory=list)
+    key_provider_id: UUID | None = None
+
+    def wish(self) -> Wish:
+        return Wish(self.policy_id, frozenset(self.disks), self.key_provider_id)
+
+
+class StepOut(Schema):
+    """One step of a plan; `size` in bytes."""
+
+    kind: str
+    target: str
+    how: str
+    text: str
+    size: int
+
+
+class FindingOut(Schema):
+    code: str
+    text: str
+    hint: str
+
+
+class PlanOut(Schema):
+    """What would be done, in this order. With a refusal it cannot be applied; warnings are to be read first."""
+
+    steps: list[StepOut]
+    warnings: list[FindingOut]
+    refusals: list[FindingOut]
+    new_bytes: int
+
+    @classmethod
+    def of(cls, plan: Plan) -> Self:
+        return cls(
+            steps=[
+                StepOut(kind=step.kind.value, target=step.target, how=step.how.value, text=step.text, size=step.size)
+                for step in plan.steps
+            ],
+            warnings=[FindingOut(code=one.code, text=one.text, hint=one.hint) for one in plan.warnings],
+            refusals=[FindingOut(code=one.code, text=one.text, hint=one.hint) for one in plan.refusals],
+            new_bytes=plan.new_bytes,
+        )

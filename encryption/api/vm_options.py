@@ -1,0 +1,35 @@
+"""Routes of a VM's encryption: what is, what would be done, and the job that does it."""
+
+from uuid import UUID
+
+from django.http import HttpRequest
+from ninja import Router
+
+from encryption.api.schemas import PlanOut, StoragePolicyOut, VmOptionsOut, WishIn
+from encryption.services import options
+from inventory.api.frame import actor_of
+from inventory.api.schemas import JobOut
+
+router = Router(tags=["VM options"])
+
+
+@router.get("/storage-policies", response=list[StoragePolicyOut])
+def list_storage_policies(request: HttpRequest) -> list[StoragePolicyOut]:
+    return [StoragePolicyOut.of(row) for row in options.storage_policies(actor=actor_of(request))]
+
+
+@router.get("/virtual-machines/{uuid:vm_id}/options", response=VmOptionsOut)
+def get_vm_options(request: HttpRequest, vm_id: UUID) -> VmOptionsOut:
+    return VmOptionsOut.of(options.vm_options(vm_id=vm_id, actor=actor_of(request)))
+
+
+@router.post("/virtual-machines/{uuid:vm_id}/options/plan", response=PlanOut)
+def plan_vm_options(request: HttpRequest, vm_id: UUID, wanted: WishIn) -> PlanOut:
+    """What would be done, from what is known now. Changes nothing."""
+    return PlanOut.of(options.plan_options(vm_id=vm_id, wish=wanted.wish(), actor=actor_of(request)))
+
+
+@router.post("/virtual-machines/{uuid:vm_id}/options", response={202: JobOut})
+def apply_vm_options(request: HttpRequest, vm_id: UUID, wanted: WishIn) -> JobOut:
+    """Starts the job that does what the plan shows."""
+    return JobOut.of(options.apply_options(vm_id=vm_id, wish=wanted.wish(), actor=actor_of(request)))

@@ -1,0 +1,91 @@
+"""Routes of jobs, events, search and the trees."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from django.http import HttpRequest
+from ninja import Query, Router
+from pydantic import Field
+
+from inventory.api.frame import PageQuery, Text, actor_of, page_of
+from inventory.api.schemas import ChildrenOut, EventOut, EventPage, HitOut, JobOut, JobPage
+from inventory.models import JobStatus, Severity, TargetKind
+from inventory.services import activity, search, tree
+
+router = Router()
+
+MAX_ID = 2**63 - 1
+Limit = Annotated[int, Field(ge=1, le=500)]
+
+
+class JobQuery(PageQuery):
+    """Which jobs."""
+
+    status: JobStatus | None = None
+    is_live: bool | None = Field(None, description="true: waiting or running")
+    kind: Text = ""
+    target_kind: TargetKind | None = None
+    target_id: UUID | None = None
+
+
+class EventQuery(PageQuery):
+    """Which events."""
+
+    after: int | None = Field(None, ge=0, le=MAX_ID, description="only events with a greater id")
+    kind: Text = ""
+    severity: Severity | None = None
+    target_kind: TargetKind | None = None
+    target_id: UUID | None = None
+
+
+@router.get("/jobs", response=JobPage, tags=["Jobs"])
+def list_jobs(request: HttpRequest, query: Query[JobQuery]) -> dict[str, Any]:
+    """The newest first. Jobs are kept for 90 days."""
+    values = query.dict(exclude={"page", "page_size"})
+    return page_of(activity.job_list(actor=actor_of(request), paging=query.paging(), **values), JobOut.of)
+
+
+@router.get("/jobs/{uuid:job_id}", response=JobOut, tags=["Jobs"])
+def get_job(request: HttpRequest, job_id: UUID) -> JobOut:
+    return JobOut.of(activity.job(job_id=job_id, actor=actor_of(request)))
+
+
+@router.post("/jobs/{uuid:job_id}/cancel", response={202: JobOut}, tags=["Jobs"])
+def cancel_job(request: HttpRequest, job_id: UUID) -> JobOut:
+    """A waiting job ends at once, a running one at its next safe point."""
+    return JobOut.of(activity.cancel_job(job_id=job_id, actor=actor_of(request)))
+
+
+@router.get("/events", response=EventPage, tags=["Events"])
+def list_events(request: HttpRequest, query: Query[EventQuery]) -> dict[str, Any]:
+    """The newest first."""
+    values = query.dict(exclude={"page", "page_size"})
+    return page_of(activity.event_list(actor=actor_of(request), paging=query.paging(), **values), EventOut.of)
+
+
+@router.get("/events/{int:event_id}", response=EventOut, tags=["Events"])
+def get_event(request: HttpRequest, event_id: Annotated[int, Field(le=MAX_ID)]) -> EventOut:
+    return EventOut.of(activity.event(event_id=event_id, actor=actor_of(request)))
+
+
+@router.get("/search", response=list[HitOut], tags=["Search and trees"])
+def search_inventory(
+    request: HttpRequest, text: Text, limit: Annotated[int, Field(ge=1, le=50)] = search.EACH_KIND
+) -> list[HitOut]:
+    """Objects of every kind by part of their name or by UUID; at most `limit` of each kind."""
+    hits = search.search(actor=actor_of(request), text=text, limit=limit)
+    return [HitOut(kind=hit.kind, id=hit.id, name=hit.name, detail=hit.detail) for hit in hits]
+
+
+@router.get("/tree", response=ChildrenOut, tags=["Search and trees"])
+def list_roots(request: HttpRequest) -> tree.Children:
+    """The data centers."""
+    return tree.roots(actor=actor_of(request))
+
+
+@router.get("/tree/{view}/{kind}/{uuid:target_id}", response=ChildrenOut, tags=["Search and trees"])
+def list_children(
+    request: HttpRequest, view: tree.View, kind: TargetKind, target_id: UUID, limit: Limit = tree.LIMIT
+) -> tree.Children:
+    """What stands below an object in one of the trees. An object that is not there has nothing below it."""
+    return tree.children(view=view, kind=kind, target_id=target_id, actor=actor_of(request), limit=limit)
