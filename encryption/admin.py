@@ -1,0 +1,88 @@
+"""Key providers, keys and policies in Django's admin: to look at. What is sealed or wrapped is not shown at all.
+
+Fields are listed one by one, so that a new column of a model does not appear here by itself.
+"""
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from typing_extensions import override
+
+from encryption.models import Key, KmsCluster, KmsServer, StoragePolicy, VmSecurity, WrappedSecret
+from inventory.admin import LookOnly, LookOnlyLines
+
+
+class KmsServerLines(LookOnlyLines):
+    model = KmsServer
+    fields = ["position", "host", "port", "state", "state_reason", "vendor", "latency_ms", "checked_at"]
+
+
+@admin.register(KmsCluster)
+class KmsClusterAdmin(LookOnly):
+    list_display = ["name", "is_default", "is_lab", "created_at"]
+    list_filter = ["is_default", "is_lab"]
+    search_fields = ["name"]
+    fields = [
+        "id",
+        "name",
+        "is_default",
+        "is_lab",
+        "trusted_pem",
+        "client_csr_pem",
+        "client_certificate_pem",
+        "created_at",
+    ]
+    inlines = [KmsServerLines]
+
+
+@admin.register(KmsServer)
+class KmsServerAdmin(LookOnly):
+    list_display = ["host", "port", "cluster", "position", "state", "vendor", "checked_at"]
+    list_filter = ["state", "cluster"]
+    search_fields = ["host", "cluster__name"]
+    list_select_related = ["cluster"]
+    fields = ["cluster", "position", "host", "port", "state", "state_reason", "vendor", "latency_ms", "checked_at"]
+
+
+@admin.register(Key)
+class KeyAdmin(LookOnly):
+    list_display = ["key_id", "cluster", "name", "algorithm", "state", "created_at"]
+    list_filter = ["state", "cluster"]
+    search_fields = ["key_id", "name"]
+    list_select_related = ["cluster"]
+    fields = ["cluster", "key_id", "name", "algorithm", "state", "created_at"]
+
+
+@admin.register(StoragePolicy)
+class StoragePolicyAdmin(LookOnly):
+    list_display = ["name", "encrypts", "is_builtin", "description"]
+    list_filter = ["encrypts", "is_builtin"]
+    search_fields = ["name"]
+    fields = ["name", "description", "encrypts", "is_builtin"]
+
+
+@admin.register(VmSecurity)
+class VmSecurityAdmin(LookOnly):
+    list_display = ["virtual_machine", "policy", "key", "changed_at"]
+    list_filter = ["policy"]
+    search_fields = ["virtual_machine__name", "key__key_id"]
+    list_select_related = ["virtual_machine", "policy", "key"]
+    fields = ["virtual_machine", "policy", "key", "changed_at"]
+
+
+@admin.register(WrappedSecret)
+class WrappedSecretAdmin(LookOnly):
+    """That there is one, of what and under which key; `wrapped` itself is not even read from the database."""
+
+    list_display = ["virtual_machine", "purpose", "target", "key", "stage", "created_at"]
+    list_filter = ["purpose", "stage"]
+    search_fields = ["virtual_machine__name", "key__key_id", "secret_uuid"]
+    list_select_related = ["virtual_machine", "key"]
+    fields = [
+        "secret_uuid", "virtual_machine", "purpose", "target", "key", "path", "plain_path", "plain_format",
+        "size_bytes", "stage", "job_id", "created_at",
+    ]  # fmt: skip
+
+    @override
+    def get_queryset(self, request: HttpRequest) -> QuerySet[WrappedSecret]:
+        return super().get_queryset(request).defer("wrapped")
