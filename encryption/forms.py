@@ -32,6 +32,9 @@ class VmOptionsForm(ClarityForm):
             self.fields["kms_cluster"].disabled = True
             self.initial["kms_cluster"] = str(found.security.key.cluster_id)
 
+    def choices_of_one(self) -> list[forms.BoundField]:
+        return [self["policy"], self["kms_cluster"]]
+
     def wish(self) -> Wish:
         """Of valid input only."""
         chosen = self.cleaned_data["kms_cluster"]
