@@ -147,9 +147,7 @@ class FakeHypervisor:
     def has_secret(self, secret_uuid: UUID) -> bool:
         return secret_uuid in self.secrets
 
-    def start_block_copy(
-        self, uuid: UUID, disk: str, target: LuksTarget, *, bytes_per_second: int = 0
-    ) -> None:
+    def start_block_copy(self, uuid: UUID, disk: str, target: LuksTarget, *, bytes_per_second: int = 0) -> None:
         self._ask("start_block_copy")
         self.copies[uuid, disk] = CopyProgress(0, 100, is_ready=False, is_gone=False)
 

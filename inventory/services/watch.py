@@ -14,7 +14,6 @@ from typing import Final
 from uuid import UUID
 
 from django.db import DatabaseError, close_old_connections, connection
-
 from typing_extensions import override
 
 from inventory.engine.hypervisor import Change, HostChange, Hypervisor
@@ -151,27 +150,29 @@ class HostWatch(threading.Thread):
 def watch_all(stop: threading.Event) -> None:
     """Keeps a watch for every host until `stop` is set, and leaves no thread behind that still writes."""
     watches: dict[UUID, HostWatch] = {}
+    ending: list[HostWatch] = []
     try:
         while not stop.is_set():
             close_old_connections()
             try:
-                _adjust(watches)
+                _adjust(watches, ending)
             except DatabaseError as exc:
                 log.warning("reading the list of hosts failed (%s)", type(exc).__name__)
             stop.wait(LOOK_EVERY_SECONDS)
     finally:
         for watch in watches.values():
             watch.stop()
-        for watch in watches.values():
+        for watch in [*watches.values(), *ending]:
             watch.join(timeout=10)
         connection.close()
 
 
-def _adjust(watches: dict[UUID, HostWatch]) -> None:
+def _adjust(watches: dict[UUID, HostWatch], ending: list[HostWatch]) -> None:
     """Starts and ends watches so that they fit the table of hosts. Two queries.
 
-    A host that a job is connecting just now is left to the job.
+    A host that a job is connecting just now is left to the job. `ending` keeps those that were told to stop.
     """
+    ending[:] = [watch for watch in ending if watch.is_alive()]
     jobs = Job.objects.filter(target_kind=TargetKind.HOST, status__in=LIVE_STATUSES)
     in_hand = set(jobs.values_list("target_id", flat=True))
     wanted = {
@@ -183,7 +184,7 @@ def _adjust(watches: dict[UUID, HostWatch]) -> None:
         uri, state = wanted.get(host_id, ("", ""))
         if uri != watch.uri or not watch.is_alive():
             watch.stop()
-            del watches[host_id]
+            ending.append(watches.pop(host_id))
         elif state == Host.State.CONNECTED and not watch.is_connected:
             watch.wake()
     for host_id, (uri, _) in wanted.items():

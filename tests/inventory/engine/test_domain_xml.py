@@ -95,7 +95,7 @@ FILE = '<!DOCTYPE d [<!ENTITY x SYSTEM "file:///etc/hostname">]><domain><name>&x
         FULL.replace("<memory unit", '<memory bogus="1" unit').replace("2048", "-1"),
         FULL.replace("2048", "9" * 18),
         FULL.replace('unit="MiB"', 'unit="parsec"'),
-        FULL.replace("static\">4<", 'static">' + "9" * 40 + "<"),
+        FULL.replace('static">4<', 'static">' + "9" * 40 + "<"),
         FULL.replace('dev="vdb"', 'dev="vda"'),
         FULL.replace('<target dev="vdb" bus="virtio"/>', ""),
         FULL.replace("<backingStore/>", "<encryption><secret uuid='zz'/></encryption>"),
