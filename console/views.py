@@ -14,7 +14,8 @@ from django.views.decorators.http import require_GET, require_POST, require_safe
 from console.context import THEME_COOKIE, THEMES
 from console.errors import error_page
 from inventory.models import Severity
-from inventory.views import activity, reads
+from inventory.services import search as inventory_search
+from inventory.views import activity
 
 login = LoginView.as_view(template_name="console/login.html", redirect_authenticated_user=True)
 
@@ -53,7 +54,7 @@ def choose_theme(request: HttpRequest) -> HttpResponse:
 def search(request: HttpRequest) -> HttpResponse:
     """Objects by name or UUID: a short list for the box in the header, a page otherwise."""
     text = request.GET.get("q", "").strip()[:200]
-    context = {"text": text, "hits": reads.search(text)}
+    context = {"text": text, "hits": inventory_search.search(actor=request.user, text=text)}
     live = request.headers.get("HX-Target") == "search-results"
     return render(request, "console/_search_results.html" if live else "console/search.html", context)
 

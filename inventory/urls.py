@@ -1,4 +1,4 @@
-"""Addresses below /inventory/. Every object has its kind and id in its address, so that a link never goes stale by a rename."""
+"""Addresses below /inventory/. An object has its kind and id in its address, so a rename breaks no link."""
 
 from django.urls import path, register_converter
 

@@ -102,5 +102,5 @@ def inventory_tree(context: dict[str, Any]) -> dict[str, Any]:
     path: list[Step] = context.get("path") or []
     request = context["request"]
     view = tree.view_of(request)
-    values = tree.whole_context(view, [step.node for step in path[:-1]])
+    values = tree.whole_context(request.user, view, [step.node for step in path[:-1]])
     return values | {"request": request, "node": context.get("node", "")}

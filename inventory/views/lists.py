@@ -9,8 +9,9 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from inventory.forms import VmFilterForm
-from inventory.models import Host
-from inventory.views import pages, reads
+from inventory.models import Firmware, Host, PowerState
+from inventory.services import search
+from inventory.views import pages
 
 PAGE_SIZE = 50
 
@@ -21,13 +22,38 @@ def vms(request: HttpRequest, kind: str, target_id: UUID) -> HttpResponse:
     target = pages.load(kind, target_id, request.user)
     form = VmFilterForm(request.GET)
     chosen = form.values()
-    sort = request.GET.get("sort", "name")[:20]
-    rows = reads.virtual_machines(target, text=chosen.pop("q"), sort=sort, **chosen)
-    page = Paginator(rows, PAGE_SIZE).get_page(request.GET.get("page", "1"))
-    filters = urlencode({name: value for name, value in form.values().items() if value})
+    sort = request.GET.get("sort", "")
+    sort = sort if sort.removeprefix("-") in search.SORTS else "name"
+    found = search.virtual_machines(
+        actor=request.user,
+        wanted=_filter(kind, target_id, chosen),
+        sort=sort,
+        page=_number(request),
+        page_size=PAGE_SIZE,
+    )
+    filters = urlencode({name: value for name, value in chosen.items() if value})
+    # Django's pager knows ranges and neighbours; the rows themselves come from the service.
+    page = Paginator(range(found.total), PAGE_SIZE).page(found.number)
     context = pages.context(target, request.user, tab="vms")
-    context |= {"form": form, "page": page, "sort": sort, "filters": filters}
+    context |= {"form": form, "rows": found.items, "page": page, "sort": sort, "filters": filters}
     return render(request, "inventory/object_vms.html", context)
+
+
+def _filter(kind: str, target_id: UUID, chosen: dict[str, str]) -> search.VmFilter:
+    return search.VmFilter(
+        text=chosen["q"],
+        power=PowerState(chosen["power"]) if chosen["power"] else None,
+        firmware=Firmware(chosen["firmware"]) if chosen["firmware"] else None,
+        is_encrypted={"yes": True, "no": False}.get(chosen["encrypted"]),
+        host_id=target_id if kind == "host" else None,
+        cluster_id=target_id if kind == "cluster" else None,
+        datacenter_id=target_id if kind == "datacenter" else None,
+    )
+
+
+def _number(request: HttpRequest) -> int:
+    text = request.GET.get("page", "1")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 8 else 1
 
 
 @require_safe

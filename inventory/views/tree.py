@@ -12,9 +12,9 @@ from django.template.loader import render_to_string
 from django.urls import reverse
 from django.views.decorators.http import require_safe
 
-from inventory.authorize import VIEW, authorize
+from inventory.authorize import Actor
 from inventory.models import TargetKind
-from inventory.views import reads
+from inventory.services import tree as reads
 
 COOKIE: Final = "bartizan_tree"
 VIEWS: Final = {
@@ -23,13 +23,13 @@ VIEWS: Final = {
     "storage": ("Storage", "storage"),
 }
 MOST_OPEN: Final = 60  # nodes that are opened again at once; each costs two queries
-MOST_CHILDREN: Final = 5000
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
     """A node as it is drawn. `url` gives its children, `next_url` more of them where not all are here."""
 
+    key: str
     node: reads.Node
     level: int
     url: str
@@ -47,9 +47,8 @@ def view_of(request: HttpRequest) -> str:
 @require_safe
 def whole(request: HttpRequest) -> HttpResponse:
     """The tree with the nodes in `open` opened; 204 while it would be what the browser has (`v`)."""
-    authorize(request.user, VIEW)
     view = view_of(request)
-    context = whole_context(view, request.GET.get("open", "").split(","))
+    context = whole_context(request.user, view, request.GET.get("open", "").split(","))
     if request.GET.get("v") == context["version"]:
         return HttpResponse(status=204)
     response = render(request, "inventory/_tree.html", context)
@@ -57,9 +56,9 @@ def whole(request: HttpRequest) -> HttpResponse:
     return response
 
 
-def whole_context(view: str, wanted: Collection[str]) -> dict[str, Any]:
+def whole_context(actor: Actor, view: str, wanted: Collection[str]) -> dict[str, Any]:
     left = list(dict.fromkeys(key for key in wanted if key))[:MOST_OPEN]
-    branches = [_branch(view, node, 1, set(left)) for node in reads.roots().nodes]
+    branches = [_branch(actor, view, node, 1, set(left)) for node in reads.roots(actor=actor).nodes]
     context: dict[str, Any] = {"view": view, "views": VIEWS, "branches": branches}
     drawn = render_to_string("inventory/_tree_branches.html", context)
     version = hashlib.sha256(f"{view}\n{drawn}".encode()).hexdigest()[:16]
@@ -69,10 +68,9 @@ def whole_context(view: str, wanted: Collection[str]) -> dict[str, Any]:
 @require_safe
 def children(request: HttpRequest, view: str, kind: str, target_id: UUID) -> HttpResponse:
     """The lines below one node."""
-    authorize(request.user, VIEW)
     level = _number(request.GET.get("level", ""), 2, 20)
-    limit = _number(request.GET.get("limit", ""), reads.LIMIT, MOST_CHILDREN)
-    below, next_url, hidden = _below(view, TargetKind(kind), target_id, level, set(), limit)
+    limit = _number(request.GET.get("limit", ""), reads.LIMIT, reads.MOST)
+    below, next_url, hidden = _below(request.user, view, TargetKind(kind), target_id, level, set(), limit)
     context = {"branches": below, "next_url": next_url, "hidden": hidden}
     return render(request, "inventory/_tree_branches.html", context)
 
@@ -81,21 +79,22 @@ def _number(text: str, default: int, most: int) -> int:
     return min(int(text), most) if text.isascii() and text.isdigit() and len(text) < 8 else default
 
 
-def _branch(view: str, node: reads.Node, level: int, wanted: set[str]) -> Branch:
-    is_open = node.has_children and node.key in wanted
+def _branch(actor: Actor, view: str, node: reads.Node, level: int, wanted: set[str]) -> Branch:
+    key = f"{node.kind}-{node.id}"
+    is_open = node.has_children and key in wanted
     below, next_url, hidden = (
-        _below(view, node.kind, node.id, level + 1, wanted, reads.LIMIT) if is_open else ([], "", 0)
+        _below(actor, view, node.kind, node.id, level + 1, wanted, reads.LIMIT) if is_open else ([], "", 0)
     )
-    return Branch(node, level, _url(view, node.kind, node.id, level + 1), is_open, below, next_url, hidden)
+    return Branch(key, node, level, _url(view, node.kind, node.id, level + 1), is_open, below, next_url, hidden)
 
 
 def _below(
-    view: str, kind: TargetKind, target_id: UUID, level: int, wanted: set[str], limit: int
+    actor: Actor, view: str, kind: TargetKind, target_id: UUID, level: int, wanted: set[str], limit: int
 ) -> tuple[list[Branch], str, int]:
-    found = reads.children(view, kind, target_id, limit)
+    found = reads.children(view=reads.View(view), kind=kind, target_id=target_id, actor=actor, limit=limit)
     hidden = found.total - len(found.nodes)
     next_url = f"{_url(view, kind, target_id, level)}&limit={limit + reads.LIMIT}" if hidden else ""
-    return [_branch(view, node, level, wanted) for node in found.nodes], next_url, hidden
+    return [_branch(actor, view, node, level, wanted) for node in found.nodes], next_url, hidden
 
 
 def _url(view: str, kind: TargetKind, target_id: UUID, level: int) -> str:

@@ -38,6 +38,6 @@ document.addEventListener("dialog-done", shut);
 
 // After a step inside the content its heading is where reading goes on; a step from the tree leaves the focus there.
 document.addEventListener("htmx:afterSettle", (event) => {
-  if (event.detail.target.id !== "content" || document.activeElement !== document.body) return;
+  if (event.detail.target?.id !== "content" || document.activeElement !== document.body) return;
   document.getElementById("content").focus({ preventScroll: true });
 });

@@ -19,7 +19,7 @@ function close(refocus) {
 function openContext(item, x, y) {
   close(false);
   opener = item;
-  htmx.ajax("GET", item.dataset.menuUrl, { source: item, target: context, swap: "innerHTML" }).then(() => {
+  htmx.ajax("GET", item.dataset.menuUrl, { source: context, target: context, swap: "innerHTML" }).then(() => {
     context.hidden = false;
     context.style.left = `${Math.max(4, Math.min(x, innerWidth - context.offsetWidth - 4))}px`;
     context.style.top = `${Math.max(4, Math.min(y, innerHeight - context.offsetHeight - 4))}px`;

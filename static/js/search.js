@@ -9,7 +9,7 @@ function close() {
 
 document.addEventListener("htmx:afterSwap", (event) => {
   if (event.detail.target === results) results.hidden = !results.firstElementChild || !box.value.trim();
-  if (event.detail.target.id === "content") close();
+  if (event.detail.target?.id === "content") close();
 });
 box.addEventListener("focus", () => { results.hidden = !results.firstElementChild || !box.value.trim(); });
 document.addEventListener("click", (event) => { if (!event.target.closest(".search")) close(); });

@@ -43,5 +43,5 @@ document.addEventListener("keydown", (event) => {
   drawer.focus();
 });
 document.addEventListener("htmx:afterSettle", (event) => {
-  if (event.detail.target.id === "content" && shell.classList.contains("with-sidebar")) setDrawer(false);
+  if (event.detail.target?.id === "content" && shell.classList.contains("with-sidebar")) setDrawer(false);
 });

@@ -1,7 +1,7 @@
 // The inventory tree: a W3C navigation tree view. Which nodes are open is kept per tab in sessionStorage.
 const KEY = "bartizan-tree";
 const box = () => document.getElementById("tree-box");
-const items = () => [...document.querySelectorAll('#tree [role="treeitem"]')].filter((item) => item.offsetParent);
+const items = () => [...document.querySelectorAll('#tree [role="treeitem"]')].filter((item) => !item.closest("[hidden]"));
 const view = () => box()?.dataset.view;
 const groupOf = (item) => item.closest("li").querySelector(':scope > [role="group"]');
 const parentOf = (item) => item.closest('[role="group"]')?.closest("li").querySelector('[role="treeitem"]');
@@ -24,7 +24,7 @@ function setOpen(item, open) {
   group.hidden = !open;
   if (open && !("loaded" in group.dataset)) {
     group.dataset.loaded = "";
-    htmx.trigger(group, "tree-open");
+    htmx.ajax("GET", group.dataset.url, { source: group, target: group, swap: "innerHTML show:none" });
   }
   save();
 }
@@ -42,7 +42,7 @@ function mark() {
   const chosen = node && document.getElementById(`t-${node}`);
   if (chosen) chosen.setAttribute("aria-selected", "true");
   const focused = document.activeElement?.closest('#tree [role="treeitem"]');
-  const first = focused ?? (chosen?.offsetParent ? chosen : items()[0]);
+  const first = focused ?? (chosen && !chosen.closest("[hidden]") ? chosen : items()[0]);
   if (first) current(first, false);
 }
 
@@ -63,8 +63,9 @@ document.addEventListener("click", (event) => {
 });
 
 document.addEventListener("keydown", (event) => {
-  const item = event.target.closest?.('#tree [role="treeitem"]');
+  const item = event.target.closest('#tree [role="treeitem"]');
   if (!item || event.ctrlKey || event.altKey || event.metaKey) return;
+  if (event.key.length > 1 && event.key !== "Shift") typedAt = -Infinity;
   const all = items();
   const at = all.indexOf(item);
   const expanded = item.getAttribute("aria-expanded");
@@ -98,19 +99,22 @@ document.addEventListener("htmx:configRequest", (event) => {
   if (!/\/inventory\/tree\/(\?|$)/.test(path)) return;
   const wanted = new URLSearchParams(path.split("?")[1]).get("view") ?? view();
   parameters.set("open", (stored()[wanted] ?? []).join(","));
-  if (wanted === view() && !event.detail.triggeringEvent?.detail?.restore) parameters.set("v", box().dataset.version);
+  if (wanted === view()) parameters.set("v", box().dataset.version);
 });
 
 let scrolled = 0;
 document.addEventListener("htmx:beforeSwap", (event) => {
-  if (event.detail.target.id === "tree-box") scrolled = box().querySelector(".tree-scroll").scrollTop;
+  if (event.detail.target?.id === "tree-box") scrolled = box().querySelector(".tree-scroll").scrollTop;
 });
 document.addEventListener("htmx:afterSettle", (event) => {
   const target = event.detail.target;
+  if (!target) return;
   if (target.id === "tree-box") box().querySelector(".tree-scroll").scrollTop = scrolled;
   if (target.id === "content") reveal();
-  else if (target.closest?.("#sidebar") || target.id === "tree-box") { mark(); save(); }
+  else if (target.closest("#sidebar") || target.id === "tree-box") { mark(); save(); }
 });
+
+document.addEventListener("htmx:historyRestore", reveal);
 
 const before = stored()[view()] ?? [];
 const missing = before.some((node) => document.getElementById(`t-${node}`)?.getAttribute("aria-expanded") !== "true");
@@ -118,5 +122,5 @@ reveal();
 save();
 if (missing) {
   sessionStorage.setItem(KEY, JSON.stringify({ ...stored(), [view()]: [...new Set([...before, ...stored()[view()]])] }));
-  document.addEventListener("DOMContentLoaded", () => htmx.trigger(box(), "tree-restore"));
+  document.addEventListener("DOMContentLoaded", () => htmx.trigger("#tree-refresh", "tree-restore"));
 }

@@ -1,0 +1,126 @@
+"""Chromium against Django's live server, with every complaint of the browser collected."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+from django.contrib.auth.models import User
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
+from pytest_django.live_server_helper import LiveServer
+
+from console.launch.assets import AXE, ICON_SHAPES, STYLE_SHEET, read_icon_list, sprite
+from encryption.models import StoragePolicy
+from tests import sample
+from tests.sample import Sample
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = ROOT / "node_modules"
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PASSWORD = "correct horse battery staple"
+# A breach of the policy becomes an error on the console, where the page collects it.
+LISTENER = """
+addEventListener('securitypolicyviolation', e => console.error('CSP ' + e.violatedDirective + ' ' + e.blockedURI))
+"""
+
+
+@dataclass(slots=True)
+class Console:
+    """A page with what it complained about; `url` is the server's root."""
+
+    page: Page
+    url: str
+    complaints: list[str] = field(default_factory=list)
+
+    def open(self, path: str) -> Page:
+        self.page.goto(self.url + path)
+        self.page.wait_for_selector("#tasks-rows table")
+        return self.page
+
+    def axe(self) -> list[str]:
+        """Violations of WCAG 2.1 A and AA, each as rule and elements."""
+        # Evaluated by the debugger: a <script> would need the policy's permission.
+        self.page.evaluate((MODULES / AXE).read_text(encoding="utf-8"))
+        found = self.page.evaluate(
+            "axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']})"
+            ".then(r => r.violations.map(v => v.id + ': ' + v.nodes.map(n => n.html.slice(0, 160)).join(' | ')))"
+        )
+        return [str(item) for item in found]
+
+    def shot(self, name: str) -> None:
+        """A screenshot, where BARTIZAN_SCREENSHOTS names a folder for it."""
+        if folder := os.environ.get("BARTIZAN_SCREENSHOTS"):  # noqa: TID251  a switch of the tests
+            self.page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+@pytest.fixture(scope="session")
+def assets() -> None:
+    """The served style sheet and icons, cut from the installed packages."""
+    target = Path(settings.ASSETS_DIR)
+    names = read_icon_list((ROOT / "static" / "icons.txt").read_text(encoding="utf-8"))
+    (target / "icons.svg").write_text(sprite(names, MODULES / ICON_SHAPES), encoding="utf-8")
+    (target / "clr-ui.min.css").write_bytes((MODULES / STYLE_SHEET).read_bytes())
+
+
+@pytest.fixture(scope="session")
+def playwright() -> Iterator[Playwright]:
+    # Playwright's loop runs in this thread; Django would take it for an async view and refuse the database.
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"  # noqa: TID251  Django's own switch
+    with sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def inventory(transactional_db: None) -> Sample:
+    # A transactional test before this one has flushed what the migrations had put there.
+    for name, encrypts in (("VM Encryption Policy", True), ("No encryption", False)):
+        StoragePolicy.objects.get_or_create(name=name, defaults={"encrypts": encrypts, "is_builtin": True})
+    return sample.make()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
+    context.add_init_script(LISTENER)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def anonymous(assets: None, live_server: LiveServer, inventory: Sample, context: BrowserContext) -> Iterator[Console]:
+    """A browser that is not logged in. The test fails if the page logged an error or broke the policy."""
+    console = Console(context.new_page(), live_server.url)
+    console.page.on("console", lambda m: console.complaints.append(m.text) if m.type == "error" else None)
+    console.page.on("pageerror", lambda error: console.complaints.append(str(error)))
+    yield console
+    assert console.complaints == []
+
+
+@pytest.fixture
+def console(anonymous: Console) -> Console:
+    """An administrator's browser."""
+    User.objects.create_superuser("admin", password=PASSWORD)
+    page = anonymous.page
+    page.goto(anonymous.url + "/")
+    page.fill("#id_username", "admin")
+    page.fill("#id_password", PASSWORD)
+    page.click("button")
+    page.wait_for_selector("#tasks-rows table")
+    return anonymous
