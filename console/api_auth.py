@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.http import HttpRequest
 from ninja.security import APIKeyCookie, HttpBearer
@@ -15,7 +16,6 @@ from inventory.errors import Refused
 class Token(HttpBearer):
     """`Authorization: Bearer bartizan_...`, see API Tokens in the user menu."""
 
-    openapi_name = "token"
     openapi_bearerFormat = "bartizan_..."  # noqa: N815  OpenAPI's own name
 
     @override
@@ -29,7 +29,7 @@ class Token(HttpBearer):
 class Session(APIKeyCookie):
     """The console's own session cookie; whatever changes something needs the CSRF header besides."""
 
-    param_name = "sessionid"
+    param_name = settings.SESSION_COOKIE_NAME
 
     @override
     def __call__(self, request: HttpRequest) -> Any:
