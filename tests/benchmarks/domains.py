@@ -8,8 +8,8 @@ _DOMAIN = """<domain type='test'><name>vm-{number:05d}</name><uuid>{uuid}</uuid>
 """
 _LUKS = "<encryption format='luks'><secret type='passphrase' uuid='{uuid}'/></encryption>"
 _DISK = (
-    "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/vms/{number}/{target}.qcow2'>{luks}"
-    "</source><target dev='{target}' bus='virtio'/></disk>"
+    "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/vms/{number}/{target}.qcow2'>"
+    "{luks}</source><target dev='{target}' bus='virtio'/></disk>"
 )
 _UEFI = (
     "<loader readonly='yes' secure='{secure}' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.ms.fd</loader>"

@@ -191,5 +191,9 @@ def test_a_slow_worker_that_lost_its_claim_stops_and_writes_nothing(job: Job) ->
 
 def test_a_worker_that_lost_its_claim_cannot_end_the_job(job: Job) -> None:
     other = uuid4()
-    jobs.run(str(job.pk), lambda job, progress: Job.objects.filter(pk=job.pk).update(claim=other) and None)
+
+    def work(job: Job, progress: Progress) -> None:
+        Job.objects.filter(pk=job.pk).update(claim=other)
+
+    jobs.run(str(job.pk), work)
     assert (reread(job).status, reread(job).claim) == (JobStatus.RUNNING, other)

@@ -40,15 +40,16 @@ def queries(work: Callable[[], object]) -> int:
 def reads(host: Host, actor: User) -> list[Callable[[], object]]:
     datacenter = host.cluster.datacenter_id
     lists = [
-        VmFilter(), VmFilter(text="web-00"), VmFilter(is_encrypted=True), VmFilter(power=PowerState.ON, host_id=host.pk),
+        VmFilter(), VmFilter(text="web-00"), VmFilter(is_encrypted=True),
+        VmFilter(power=PowerState.ON, host_id=host.pk),
         VmFilter(cluster_id=host.cluster_id), VmFilter(datacenter_id=datacenter, firmware=Firmware.UEFI),
     ]  # fmt: skip
     nodes = [(View.HOSTS, TargetKind.HOST, host.pk), (View.VMS, TargetKind.DATACENTER, datacenter),
              (View.HOSTS, TargetKind.CLUSTER, host.cluster_id), (View.STORAGE, TargetKind.HOST, host.pk)]  # fmt: skip
     return [
-        *(lambda w=wanted: search.virtual_machines(actor=actor, wanted=w) for wanted in lists),  # type: ignore[misc]
+        *(lambda w=wanted: search.virtual_machines(actor=actor, wanted=w) for wanted in lists),
         *(
-            lambda v=view, k=kind, t=target: tree.children(view=v, kind=k, target_id=t, actor=actor)  # type: ignore[misc]
+            lambda v=view, k=kind, t=target: tree.children(view=v, kind=k, target_id=t, actor=actor)
             for view, kind, target in nodes
         ),
         lambda: tree.roots(actor=actor),

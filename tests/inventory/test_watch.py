@@ -1,4 +1,4 @@
-"""The event listener with real threads and a real database, on fake hosts. It waits for what must come, not for time."""
+"""The event listener with real threads and a real database, on fake hosts. It waits for what must come."""
 
 import threading
 import time
