@@ -62,7 +62,7 @@ class LoginRequired(LoginRequiredMiddleware):
         return super().process_view(request, view_func, view_args, view_kwargs)
 
     @override
-    def handle_no_permission(
+    def handle_no_permission(  # type: ignore[override]  # the stubs know redirects only; Django sends any answer
         self, request: HttpRequest, view_func: Callable[..., HttpResponseBase]
     ) -> HttpResponseBase:
         if not _is_htmx(request):
@@ -73,10 +73,10 @@ class LoginRequired(LoginRequiredMiddleware):
         query["next"] = page
         return HttpResponse(status=401, headers={"HX-Redirect": f"{resolve_url('login')}?{query.urlencode(safe='/')}"})
 
-    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+    def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
         """Pages of somebody who is logged in stay out of caches, so that "back" after a logout shows nothing."""
-        response: HttpResponseBase = super().__call__(request)
-        if request.user.is_authenticated:
+        user = getattr(request, "user", None)  # missing where a middleware before the sessions has answered
+        if user is not None and user.is_authenticated:
             response.headers.setdefault("Cache-Control", "no-store, private")
         return response
 

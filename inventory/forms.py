@@ -14,9 +14,10 @@ class ClarityForm(forms.Form):
         super().__init__(*args, **kwargs)
         for field in self.fields.values():
             widget = field.widget
-            style = {forms.Select: "clr-select", forms.Textarea: "clr-textarea"}.get(type(widget), "clr-input")
-            if not isinstance(widget, forms.CheckboxInput | forms.RadioSelect):
-                widget.attrs.setdefault("class", style)
+            if isinstance(widget, forms.CheckboxInput | forms.RadioSelect):
+                continue
+            select, area = isinstance(widget, forms.Select), isinstance(widget, forms.Textarea)
+            widget.attrs.setdefault("class", "clr-select" if select else "clr-textarea" if area else "clr-input")
 
 
 class ConfirmForm(ClarityForm):

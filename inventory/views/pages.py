@@ -68,6 +68,8 @@ def load(kind: str, target_id: UUID, actor: Actor) -> Place:
             hint="it may have been removed; look for it in the inventory",
         )
     authorize(actor, VIEW, target)
+    if not isinstance(target, Place):
+        raise TypeError(type(target).__name__)
     return target
 
 

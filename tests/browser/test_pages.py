@@ -30,6 +30,8 @@ def _addresses(sample: Sample) -> dict[str, str]:
         "cluster-hosts": reverse("inventory:hosts", args=["cluster", sample.cluster.pk]),
         "vm-console": reverse("inventory:console", args=[vm]),
         "vm-actions": reverse("inventory:actions", args=["vm", vm]),
+        "vm-options": reverse("encryption:vm-options", args=[vm]),
+        "key-providers": reverse("encryption:kms"),
         "add-host-page": reverse("inventory:add-host", args=[sample.cluster.pk]),
     }
 
@@ -40,7 +42,8 @@ def test_pages_are_accessible(console: Console, inventory: Sample, theme: str) -
     violations = {}
     for name, path in _addresses(inventory).items():
         page = console.open(path)
-        page.wait_for_load_state("networkidle", timeout=3000) if name == "vm-summary" else None
+        if name == "vm-summary":
+            page.wait_for_selector("section[aria-label='VM encryption']")
         console.shot(f"{name}-{theme}")
         if found := console.axe():
             violations[name] = found
