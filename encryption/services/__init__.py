@@ -7,8 +7,9 @@ def register() -> None:
     from encryption.services import release
     from inventory import events
     from inventory.models import TargetKind
-    from inventory.services import power
+    from inventory.services import power, virtual_machines
 
     events.register_target(KmsCluster, TargetKind.KMS_CLUSTER)
     power.register_start_step(release.send_keys)
     power.register_after_start(release.withdraw_keys)
+    virtual_machines.register_removal_guard(release.keep_keyed_rows)

@@ -4,15 +4,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
-from inventory.services.connections import Hypervisor
+from django.db.models import QuerySet
 
 from encryption.engine import keywrap
 from encryption.engine.secret import Secret
-from encryption.models import OPENED_BY_SECRET, Purpose, WrappedSecret
+from encryption.models import Purpose, Stage, WrappedSecret
 from encryption.services.key_access import fetched_key
+from encryption.services.parts import opens
 from inventory import events
 from inventory.errors import Conflict
 from inventory.models import Job, VirtualMachine
+from inventory.services.connections import Hypervisor, VmFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,22 @@ def put_secret(hypervisor: Hypervisor, opened: OpenedSecret) -> None:
 
 
 def send_keys(vm: VirtualMachine, hypervisor: Hypervisor, job: Job) -> None:
-    """Before a start: KEK from the KMS, unwrap, secrets to this host. Does nothing for a VM without secrets."""
-    rows = list(vm.wrapped_secrets.filter(stage__in=OPENED_BY_SECRET).select_related("key__cluster", "virtual_machine"))
+    """Before a start: KEK from the KMS, unwrap, secrets to this host. Does nothing for a VM without secrets.
+
+    What the definition opens counts, not how far a change has come: an interrupted one must not keep a VM down.
+    """
+    known = list(vm.wrapped_secrets.select_related("key__cluster", "virtual_machine"))
+    if not known:
+        return
+    facts = hypervisor.virtual_machine(vm.uuid)
+    for row in known:
+        if row.purpose == Purpose.VTPM and _waits_for_exchange(facts, row):
+            raise Conflict(
+                "change_unfinished",
+                f"{vm}: a change of its encryption was interrupted",
+                hint="apply its VM Options again, then start it",
+            )
+    rows = [row for row in known if opens(facts, row)]
     if not rows:
         return
     for opened in open_secrets(rows):
@@ -72,7 +88,25 @@ def send_keys(vm: VirtualMachine, hypervisor: Hypervisor, job: Job) -> None:
     )  # fmt: skip
 
 
+def _waits_for_exchange(facts: VmFacts, row: WrappedSecret) -> bool:
+    """The definition is switched, the vTPM state is not yet: swtpm would refuse it."""
+    if row.stage == Stage.ENCRYPTING:
+        return opens(facts, row)
+    return row.stage == Stage.DECRYPTING and not opens(facts, row)
+
+
 def withdraw_keys(vm: VirtualMachine, hypervisor: Hypervisor, job: Job) -> None:
     """After a start, good or bad: QEMU has what it needs, and the host's libvirt keeps nothing."""
     for secret_uuid in vm.wrapped_secrets.values_list("secret_uuid", flat=True):
         hypervisor.remove_secret(secret_uuid)
+
+
+def keep_keyed_rows(vms: QuerySet[VirtualMachine]) -> None:
+    """Refuses that rows go on which wrapped keys hang: they may be the only copy, with the VM's files lost or moved."""
+    held = WrappedSecret.objects.filter(virtual_machine__in=vms).select_related("virtual_machine").first()
+    if held is not None:
+        raise Conflict(
+            "vm_has_keys",
+            f"{held.virtual_machine} is encrypted, and its wrapped keys hang on this record",
+            hint="decrypt it first; a VM that is gone for good keeps its record until its keys may go too",
+        )
