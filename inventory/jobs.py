@@ -225,14 +225,15 @@ def _end(job: Job, claim: uuid.UUID, status: JobStatus, code: str, message: str)
             )
 
 
-def _record_end(job: Job, kind: str, message: str, severity: Severity) -> None:
+def _record_end(job: Job, kind: str, message: str, severity: Severity, *, actor: str = "") -> None:
+    """`actor` empty: whoever started the job."""
     Event.objects.create(
         kind=kind,
         severity=severity,
         target_kind=job.target_kind,
         target_id=job.target_id,
         target_name=job.target_name,
-        actor=job.actor,
+        actor=actor or job.actor,
         message=message[:1000],
         data={"job": str(job.pk), "kind": job.kind},
         job=job,
@@ -256,6 +257,7 @@ def request_cancel(job_id: uuid.UUID, *, actor: Actor) -> Job:
         "job.cancel_requested",
         f"{actor.username} cancelled {label(job)} of {job.target_name}",
         Severity.INFO,
+        actor=actor.username,
     )
     return job
 

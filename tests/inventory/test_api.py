@@ -354,7 +354,7 @@ def test_a_list_costs_the_same_for_three_rows_and_for_forty(
     grow(3)
     few, before = cost()
     for model in (Event, Job, VirtualMachine, Datastore, Host, Cluster, Datacenter):
-        model.objects.all().delete()  # type: ignore[attr-defined]
+        model.objects.all().delete()
     grow(40)
     many, after = cost()
     assert many > few >= 3
@@ -403,7 +403,7 @@ def test_one_who_may_only_look_changes_nothing(looker: Caller, inventory: Sample
     models = (Datacenter, Cluster, Host, VirtualMachine, Job, Event)
 
     def state() -> list[object]:
-        return [list(model.objects.order_by("pk").values()) for model in models]  # type: ignore[attr-defined]
+        return [list(model.objects.order_by("pk").values()) for model in models]
 
     before = state()
     answer = looker(*change(inventory))

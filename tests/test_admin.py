@@ -1,0 +1,122 @@
+"""Django's admin: operators see, nobody edits past the services, and no key material is on any page."""
+
+import base64
+import re
+from uuid import uuid4
+
+import pytest
+from django.contrib import admin
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+from django.urls import reverse
+
+from console.models import ApiToken
+from encryption.models import Key, KmsCluster, KmsServer, Purpose, StoragePolicy, VmSecurity, WrappedSecret
+from inventory.models import Cluster, Datacenter, Datastore, Event, Host, Job, JobStatus, VirtualMachine
+from tests import sample
+from tests.sample import Sample
+
+pytestmark = pytest.mark.django_db
+PLANTED = b"planted-sealed-or-wrapped-bytes!"
+WRITINGS = (PLANTED.decode(), PLANTED.hex(), base64.b64encode(PLANTED).decode()[:-4])
+LOOK_ONLY = [
+    Datacenter, Cluster, Host, Datastore, VirtualMachine, Job, Event, KmsCluster, KmsServer, Key, StoragePolicy,
+    VmSecurity, WrappedSecret,
+]  # fmt: skip
+
+
+@pytest.fixture
+def inventory() -> Sample:
+    """With a row of every model, and bytes that must not be shown."""
+    found = sample.make()
+    provider = KmsCluster.objects.create(name="KMS", client_key_sealed=PLANTED, client_key_next_sealed=PLANTED)
+    KmsServer.objects.create(cluster=provider, position=0, host="kms")
+    key = Key.objects.create(cluster=provider, key_id="kmip-7")
+    policy = StoragePolicy.objects.filter(encrypts=True)[0]
+    VmSecurity.objects.create(virtual_machine=found.vm, policy=policy, key=key)
+    WrappedSecret.objects.create(
+        virtual_machine=found.vm, purpose=Purpose.NVRAM, key=key, wrapped=PLANTED, path="/images/x", secret_uuid=uuid4()
+    )
+    return found
+
+
+@pytest.fixture
+def operator(client: Client) -> Client:
+    client.force_login(User.objects.create_superuser("alice"))
+    return client
+
+
+def pages(model: type) -> list[str]:
+    """The list, a search in it, and every row."""
+    name = f"admin:{model._meta.app_label}_{model._meta.model_name}"  # type: ignore[attr-defined]
+    rows = [reverse(f"{name}_change", args=[row.pk]) for row in model.objects.all()]  # type: ignore[attr-defined]
+    listed = reverse(f"{name}_changelist")
+    return [listed, f"{listed}?q=a", *rows]
+
+
+@pytest.mark.parametrize("model", LOOK_ONLY, ids=lambda model: model.__name__)
+def test_rows_are_shown_without_key_material(operator: Client, inventory: Sample, model: type) -> None:
+    found = pages(model)
+    assert len(found) > 2
+    for url in found:
+        answer = operator.get(url)
+        assert answer.status_code == 200, url
+        assert not any(one in answer.content.decode() for one in WRITINGS), url
+
+
+@pytest.mark.parametrize("model", LOOK_ONLY, ids=lambda model: model.__name__)
+def test_nothing_is_added_changed_or_deleted(operator: Client, inventory: Sample, model: type) -> None:
+    objects = model.objects  # type: ignore[attr-defined]
+    before = list(objects.values())
+    row = objects.all()[0]
+    name = f"admin:{model._meta.app_label}_{model._meta.model_name}"  # type: ignore[attr-defined]
+    assert operator.post(reverse(f"{name}_add"), {"name": "x"}).status_code == 403
+    assert operator.post(reverse(f"{name}_change", args=[row.pk]), {"name": "x"}).status_code == 403
+    assert operator.post(reverse(f"{name}_delete", args=[row.pk]), {"post": "yes"}).status_code == 403
+    operator.post(reverse(f"{name}_changelist"), {"action": "delete_selected", "_selected_action": [row.pk], "post": 1})
+    assert list(objects.values()) == before
+
+
+def test_jobs_are_cancelled_through_the_service(operator: Client, inventory: Sample) -> None:
+    live = sample.job_of(inventory.host, "inventory.refresh_host", JobStatus.PENDING)
+    ended = Job.objects.filter(status=JobStatus.SUCCEEDED)[0]
+    chosen = {"action": "cancel", "_selected_action": [str(live.pk), str(ended.pk)]}
+    text = operator.post(reverse("admin:inventory_job_changelist"), chosen, follow=True).content.decode()
+    live.refresh_from_db()
+    assert live.status == JobStatus.CANCELLED
+    assert "has ended already" in text
+    assert Event.objects.filter(kind="job.cancel_requested", actor="alice").count() == 1
+
+
+def test_one_who_may_look_at_jobs_cannot_cancel_them(client: Client, inventory: Sample) -> None:
+    user = User.objects.create_user("bob", is_staff=True)
+    user.user_permissions.add(Permission.objects.get(codename="view_job"))
+    client.force_login(user)
+    running = Job.objects.get(status=JobStatus.RUNNING)
+    url = reverse("admin:inventory_job_changelist")
+    text = client.post(url, {"action": "cancel", "_selected_action": [str(running.pk)]}, follow=True).content.decode()
+    running.refresh_from_db()
+    assert running.cancel_requested is False
+    assert "may not inventory.cancel_job" in text
+
+
+def test_only_staff_come_in(client: Client) -> None:
+    assert client.get(reverse("admin:index")).status_code == 302
+    client.force_login(User.objects.create_user("charlie"))
+    assert client.get(reverse("admin:inventory_host_changelist")).status_code == 302
+
+
+def test_api_tokens_are_not_in_it() -> None:
+    assert not admin.site.is_registered(ApiToken)
+
+
+def test_its_pages_hold_under_the_policy(operator: Client, inventory: Sample) -> None:
+    """Nothing inline: the policy allows scripts and styles from files only."""
+    urls = [reverse("admin:index"), reverse("admin:auth_user_add"), *pages(Job), *pages(VirtualMachine)[:3]]
+    for url in urls:
+        answer = operator.get(url)
+        assert "style-src 'self';" in answer.headers["Content-Security-Policy"]
+        page = answer.content.decode()
+        assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:", page), url
+        inline = [tag for tag in re.findall(r"<script[^>]*>", page) if "src=" not in tag]
+        assert [tag for tag in inline if "application/json" not in tag] == [], url
