@@ -160,11 +160,11 @@ def _refusals(current: CurrentVm, desired: DesiredVm) -> Iterable[Finding]:
     if desired.encrypted_disks and not desired.encrypt_home:
         yield Finding(
             "home_not_encrypted",
-            "a disk cannot be encrypted while the VM itself is not",
+            "A disk cannot be encrypted while the VM itself is not",
             "choose an encrypting policy for the VM as well",
         )
     if desired.encrypt_home and not desired.has_key_provider:
-        yield Finding("no_key_provider", "there is no key provider to take a key from", "add one under Key Providers")
+        yield Finding("no_key_provider", "There is no key provider to take a key from", "add one under Key Providers")
     known = {disk.target for disk in _hard_disks(current)}
     for target in sorted(desired.encrypted_disks - known):
         yield Finding(
@@ -189,20 +189,20 @@ def _state_refusals(
     if (current.is_nvram_encrypted or current.is_tpm_encrypted) and not current.home_is_ours:
         yield Finding(
             "foreign_home",
-            "the home was encrypted outside this console, which has no key for it",
+            "The home was encrypted outside this console, which has no key for it",
             "import its keys first",
         )
     if desired.encrypt_home and current.has_tpm and not current.is_tpm_encrypted and not current.tpm_state_known:
         yield Finding(
             "vtpm_state_unknown",
-            "where the host keeps vTPM state is not known",
+            "Where the host keeps vTPM state is not known",
             "set the vTPM state folder of the host (Configure)",
         )
     offline = home or ((encrypting or decrypting) and not current.is_running)
     if offline and not current.files_reachable:
         yield Finding(
             "files_not_reachable",
-            f"no worker of this console reaches the files of {current.name}",
+            f"No worker of this console reaches the files of {current.name}",
             "run a worker on that host, or move the VM to a host whose files a worker reaches",
         )
     for disk in [*encrypting, *decrypting]:
@@ -303,14 +303,14 @@ def _warnings(current: CurrentVm, conversions: list[Step]) -> Iterable[Finding]:
     if kinds & {StepKind.ENCRYPT_DISK, StepKind.ENCRYPT_NVRAM, StepKind.ENCRYPT_VTPM}:
         yield Finding(
             "overwrite_limits",
-            "overwriting does not reach copies that storage keeps itself (SSD spare blocks, copy-on-write, backups)",
+            "Overwriting does not reach copies that storage keeps itself (SSD spare blocks, copy-on-write, backups)",
             "discard or destroy those by the storage's own means",
         )
     if kinds & {StepKind.DECRYPT_DISK, StepKind.DECRYPT_NVRAM, StepKind.DECRYPT_VTPM}:
-        yield Finding("will_be_clear", "the decrypted parts will lie on the datastore in clear")
+        yield Finding("will_be_clear", "The decrypted parts will lie on the datastore in clear")
     if StepKind.ENCRYPT_DISK in kinds and any(disk.format == "qcow2" for disk in current.disks):
         yield Finding(
-            "format_changes", "an encrypted disk is a raw LUKS image; decrypting it makes a qcow2 image again"
+            "format_changes", "An encrypted disk is a raw LUKS image; decrypting it makes a qcow2 image again"
         )
 
 
