@@ -24,7 +24,7 @@ def root(request: HttpRequest) -> HttpResponse:
     datacenters = Datacenter.objects.annotate(
         cluster_count=Count("clusters", distinct=True), host_count=Count("clusters__hosts", distinct=True)
     )
-    context = {"datacenters": datacenters[:200], "node": "", "totals": _totals(VirtualMachine.objects.all())}
+    context = {"datacenters": datacenters.order_by("name")[:200], "node": "", "totals": _totals(VirtualMachine.objects.all())}
     return render(request, "inventory/root_summary.html", context)
 
 
