@@ -37,7 +37,8 @@ def login_locked(request: HttpRequest, response: HttpResponse | None = None, cre
 @require_POST
 def choose_theme(request: HttpRequest) -> HttpResponse:
     """Keeps the choice in a cookie of this browser and goes back to the page it came from."""
-    back = request.POST.get("next", "")
+    # The page that is shown may be another than the one that held the form: htmx changes only the content.
+    back = request.headers.get("Referer") or request.POST.get("next", "")
     if not url_has_allowed_host_and_scheme(back, {request.get_host()}, require_https=request.is_secure()):
         back = "/"
     theme = request.POST.get("theme", "")

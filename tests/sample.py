@@ -95,7 +95,7 @@ def job_of(vm: VirtualMachine | Host, kind: str, status: JobStatus, *, seconds: 
 
 
 def _history(busy: VirtualMachine, other: VirtualMachine, host: Host) -> None:
-    job_of(busy, "encryption.encrypt_vm", JobStatus.RUNNING, step="vdb: encrypting", done=62, total=100)
+    job_of(busy, "encryption.apply_options", JobStatus.RUNNING, step="vdb: encrypting", done=62, total=100)
     job_of(other, "inventory.power_off", JobStatus.SUCCEEDED, seconds=40)
     job_of(other, "inventory.power_on", JobStatus.FAILED, seconds=90, error_code="key_missing",
            message="app-db02: its key 4f1c09d2 is not at the key provider; bring it back there")  # fmt: skip

@@ -14,6 +14,9 @@ from inventory.views.pages import ICONS, Step
 
 register = template.Library()
 
+_OPENERS: Final = frozenset(
+    ["a", "an", "another", "cannot", "its", "no", "nothing", "only", "that", "the", "there", "these", "this", "you"]
+)
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _JOB_STYLES: Final = {
     JobStatus.PENDING.value: ("hourglass", "quiet"),
@@ -84,6 +87,12 @@ def size(count: int | None) -> str:
             break
         number /= 1024
     return f"{number:.0f} {unit}" if unit == "B" or number == int(number) else f"{number:.1f} {unit}"
+
+
+@register.filter
+def sentence(text: str) -> str:
+    """Begins with a capital, unless it begins with what may be an object's name."""
+    return text[:1].upper() + text[1:] if text.partition(" ")[0] in _OPENERS else text
 
 
 @register.filter

@@ -23,8 +23,12 @@ def root(request: HttpRequest) -> HttpResponse:
     """All data centers, with what is in them."""
     datacenters = Datacenter.objects.annotate(
         cluster_count=Count("clusters", distinct=True), host_count=Count("clusters__hosts", distinct=True)
-    )
-    context = {"datacenters": datacenters.order_by("name")[:200], "node": "", "totals": _totals(VirtualMachine.objects.all())}
+    ).order_by("name")  # Django drops a model's own order where it groups
+    context = {
+        "datacenters": datacenters.order_by("name")[:200],
+        "node": "",
+        "totals": _totals(VirtualMachine.objects.all()),
+    }
     return render(request, "inventory/root_summary.html", context)
 
 

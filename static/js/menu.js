@@ -67,3 +67,8 @@ document.addEventListener("keydown", (event) => {
   else return;
   event.preventDefault();
 });
+
+// A menu that is open is in use: what would be put in its place waits for the next time.
+document.addEventListener("htmx:oobBeforeSwap", (event) => {
+  if (event.detail.target.querySelector("details[data-menu][open]")) event.detail.shouldSwap = false;
+});

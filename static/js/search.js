@@ -12,14 +12,14 @@ document.addEventListener("htmx:afterSwap", (event) => {
   if (event.detail.target?.id === "content") close();
 });
 box.addEventListener("focus", () => { results.hidden = !results.firstElementChild || !box.value.trim(); });
-document.addEventListener("click", (event) => { if (!event.target.closest(".search")) close(); });
+document.addEventListener("click", (event) => { if (!event.target.closest(".finder")) close(); });
 document.addEventListener("keydown", (event) => {
   if (event.key === "/" && !event.target.closest("input, textarea, select, dialog")) {
     event.preventDefault();
     box.focus();
     return;
   }
-  if (!event.target.closest?.(".search")) return;
+  if (!event.target.closest?.(".finder")) return;
   const all = links();
   const at = all.indexOf(document.activeElement);
   if (event.key === "Escape") { close(); box.focus(); }

@@ -37,6 +37,7 @@ function current(item, focus) {
 
 // Marks the object whose page is shown, and makes exactly one line reachable by Tab.
 function mark() {
+  for (const item of document.querySelectorAll('#tree [role="treeitem"]:not([tabindex])')) item.tabIndex = -1;
   const node = document.querySelector("#content .page")?.dataset.node;
   for (const item of document.querySelectorAll("#tree [aria-selected]")) item.removeAttribute("aria-selected");
   const chosen = node && document.getElementById(`t-${node}`);

@@ -160,7 +160,7 @@ def test_alarms_show_warnings_and_errors_only(looker: Client, inventory: Sample)
 
 
 def test_error_pages(admin: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "there is no such page" in admin.get("/nowhere/").content.decode()
+    assert "There is no such page" in admin.get("/nowhere/").content.decode()
     part = admin.get("/nowhere/", headers=HTMX)
     assert part.status_code == 404 and part.headers["HX-Retarget"] == "#alerts"
 
