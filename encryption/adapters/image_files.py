@@ -14,13 +14,30 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 _BLOCK: Final = 4 * 2**20
+_MAX_TEMPLATE: Final = 64 * 2**20
 _FLOCK: Final = "@hhqqi4x"  # struct flock of 64-bit Linux
 _QEMU_WRITES: Final = 101
 _QEMU_UNSHARED_WRITE: Final = 201
 
 
 class ImageFileError(Exception):
-    """The file is not there, is no regular file, or the system refused. The text names it."""
+    """The system refused. The text names the file."""
+
+
+class FileMissing(ImageFileError):
+    """There is no such file."""
+
+
+class NotRegular(ImageFileError):
+    """A symbolic link, a folder, a device: nothing that a worker touches."""
+
+
+class InUse(ImageFileError):
+    """A QEMU has it open for writing, or has locked out writers."""
+
+
+class BadTemplate(ImageFileError):
+    """The file is no firmware variable store."""
 
 
 @contextmanager
@@ -28,14 +45,27 @@ def opened(path: str, *, write: bool = False) -> Iterator[BinaryIO]:
     """An existing regular file, unbuffered, for reading or for reading and writing."""
     flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
+        check_regular(path)  # before the opening: that of a pipe or a device may block or have effects
         descriptor = os.open(path, flags)
     except OSError as exc:
         raise ImageFileError(f"cannot open {path}: {exc.strerror}") from exc
     with open(descriptor, "r+b" if write else "rb", buffering=0) as file:
         file.name = path
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ImageFileError(f"{path} is no regular file")
+            raise NotRegular(f"{path} is no regular file")
         yield file
+
+
+def check_regular(path: str) -> None:
+    """Raises FileMissing, NotRegular. Only the last name of the path is looked at."""
+    try:
+        facts = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError as exc:
+        raise FileMissing(f"there is no file {path}") from exc
+    except OSError as exc:
+        raise ImageFileError(f"cannot look at {path}: {exc.strerror}") from exc
+    if not stat.S_ISREG(facts.st_mode):
+        raise NotRegular(f"{path} is no regular file")
 
 
 def create(path: str, *, like: str) -> None:
@@ -63,7 +93,7 @@ def lock_against_writers(file: BinaryIO) -> None:
     try:
         held = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, _QEMU_WRITES))
         if struct.unpack(_FLOCK, held)[0] != fcntl.F_UNLCK:
-            raise ImageFileError(f"{file.name} is open for writing in QEMU")
+            raise InUse(f"{file.name} is open for writing in QEMU")
         fcntl.fcntl(file, fcntl.F_OFD_SETLK, _flock(fcntl.F_RDLCK, _QEMU_UNSHARED_WRITE))
     except OSError as exc:
         raise ImageFileError(f"cannot lock {file.name}: {exc.strerror}") from exc
@@ -79,16 +109,28 @@ def fingerprint(path: str) -> str:
     return f"{facts.st_dev}.{facts.st_ino}.{facts.st_size}.{facts.st_mtime_ns}"
 
 
-def copy_small(source: str, target: str) -> None:
-    """Copies a file of a few megabytes at most (a firmware's variable store) for the owner of the target's folder."""
+def copy_variable_store(template: str, target: str) -> None:
+    """A firmware's variable store from its template, for the owner of the target's folder; whole or not at all.
+
+    The template's name stands in a definition, which is not trusted to name only firmware: anything that is not a
+    UEFI firmware volume (PI specification, volume 3, section 3.2.1: "_FVH" at byte 40) or is long is refused.
+    """
+    part = f"{target}.part"
     try:
-        content = Path(source).read_bytes()
-        create(target, like=str(Path(target).parent))
-        with opened(target, write=True) as file:
+        with Path(template).open("rb") as source:
+            if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
+                raise BadTemplate(f"{template} is no regular file")
+            content = source.read(_MAX_TEMPLATE + 1)
+        if len(content) > _MAX_TEMPLATE or content[40:44] != b"_FVH":
+            raise BadTemplate(f"{template} is no firmware variable store")
+        create(part, like=str(Path(target).parent))
+        with opened(part, write=True) as file:
             _write_all(file.fileno(), content, 0)
             os.fsync(file.fileno())
+        os.rename(part, target)
+        _sync_folder(target)
     except OSError as exc:
-        raise ImageFileError(f"cannot copy {source} to {target}: {exc.strerror}") from exc
+        raise ImageFileError(f"cannot copy {template} to {target}: {exc.strerror}") from exc
 
 
 def exists(path: str) -> bool:
@@ -96,10 +138,8 @@ def exists(path: str) -> bool:
 
 
 def size(path: str) -> int:
-    try:
-        return os.stat(path, follow_symlinks=False).st_size
-    except OSError as exc:
-        raise ImageFileError(f"cannot look at {path}: {exc.strerror}") from exc
+    check_regular(path)
+    return os.stat(path, follow_symlinks=False).st_size
 
 
 def free_bytes(path: str) -> int:
@@ -114,11 +154,13 @@ def free_bytes(path: str) -> int:
 def destroy(path: str) -> None:
     """Overwrites a file's data in place with zeros, to disk, and removes it; none there is no error.
 
-    NOT reached: blocks that the storage keeps elsewhere (SSD wear levelling, copy-on-write, snapshots, backups).
+    Refused (InUse) while a QEMU writes to it. NOT reached: blocks that the storage keeps elsewhere (SSD wear levelling,
+    copy-on-write, snapshots, backups).
     """
     if not exists(path):
         return
     with opened(path, write=True) as file:
+        lock_against_writers(file)
         end = os.fstat(file.fileno()).st_size
         for start, stop in _extents(file.fileno(), end):
             for offset in range(start, stop, _BLOCK):

@@ -14,6 +14,8 @@ from typing import Final
 
 from encryption.engine.secret import Secret
 
+# A worker that is killed must not leave a child behind that goes on writing, with the image locked.
+_DIES_WITH_US: Final = ("setpriv", "--pdeathsig", "KILL", "--")
 _PERCENT: Final = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
 
 
@@ -23,11 +25,13 @@ class QemuImgFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """`virtual_size` in bytes. `backing` names the image below, "" for none; `snapshots` are internal ones."""
+    """`virtual_size` in bytes. `backing` names the image below, `data_file` an external one that holds the data, ""
+    for none; `snapshots` are internal ones."""
 
     format: str
     virtual_size: int
     backing: str
+    data_file: str
     snapshots: tuple[str, ...]
     is_encrypted: bool
 
@@ -35,10 +39,12 @@ class ImageInfo:
 def info(path: str, image_format: str) -> ImageInfo:
     """What the image says of itself. The format is the caller's: probing would trust the guest's own bytes."""
     found = json.loads(_run(["qemu-img", "info", "-U", "--output=json", "-f", image_format, "--", path]))
+    specific = found.get("format-specific", {}).get("data", {})
     return ImageInfo(
         format=str(found["format"]),
         virtual_size=int(found["virtual-size"]),
         backing=str(found.get("full-backing-filename") or found.get("backing-filename") or ""),
+        data_file=str(specific.get("data-file") or ""),
         snapshots=tuple(str(snapshot["name"]) for snapshot in found.get("snapshots", [])),
         is_encrypted=bool(found.get("encrypted", False)),
     )
@@ -75,7 +81,11 @@ def equal(plain: str, plain_format: str, luks: str, passphrase: Secret) -> bool:
         command = ["qemu-img", "compare", "-q", "--object", f"secret,id=luks,file=/dev/fd/{descriptor}"]
         command += ["--image-opts", _file(plain, plain_format), _luks(luks)]
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, pass_fds=[descriptor], check=False
+            [*_DIES_WITH_US, *command],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            pass_fds=[descriptor],
+            check=False,
         )
     if done.returncode not in (0, 1):
         raise QemuImgFailed(_first_line(done.stderr))
@@ -102,7 +112,7 @@ def _passphrase_pipe(passphrase: Secret) -> Iterator[int]:
 
 
 def _run(command: list[str]) -> bytes:
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    done = subprocess.run([*_DIES_WITH_US, *command], stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if done.returncode:
         raise QemuImgFailed(_first_line(done.stderr))
     return done.stdout
@@ -111,7 +121,11 @@ def _run(command: list[str]) -> bytes:
 def _run_with_progress(command: list[str], descriptor: int, progress: Callable[[int], None]) -> None:
     """The child dies with any exception that `progress` raises (a cancelled job)."""
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=[descriptor]
+        [*_DIES_WITH_US, *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=[descriptor],
     ) as process:
         assert process.stdout is not None and process.stderr is not None  # noqa: S101  PIPE was asked for
         try:

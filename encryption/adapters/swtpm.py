@@ -67,7 +67,9 @@ def _running(folder: Path, passphrase: Secret | None) -> Iterator[str]:
     """A swtpm over `folder`; yields its control socket. Ended politely, then by signal."""
     with tempfile.TemporaryDirectory(prefix="swtpm-") as place:
         control = f"{place}/ctrl"
-        command = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={folder}", "--ctrl", f"type=unixio,path={control}"]
+        # It dies with this process: left behind by a killed worker, it would keep the state locked.
+        command = ["setpriv", "--pdeathsig", "KILL", "--"]
+        command += ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={folder}", "--ctrl", f"type=unixio,path={control}"]
         keep: tuple[int, ...] = ()
         if passphrase is not None:
             read_end, write_end = os.pipe()

@@ -2,9 +2,10 @@
 
 
 def register() -> None:
-    """Tells inventory what this app adds: objects that jobs and events are about, and the keys before a start."""
+    """Tells inventory what this app adds: objects that jobs and events are about, the keys before a start. Has workers
+    check their ciphers first."""
     from encryption.models import KmsCluster
-    from encryption.services import release
+    from encryption.services import release, self_check
     from inventory import events
     from inventory.models import TargetKind
     from inventory.services import power, virtual_machines
@@ -13,3 +14,4 @@ def register() -> None:
     power.register_start_step(release.send_keys)
     power.register_after_start(release.withdraw_keys)
     virtual_machines.register_removal_guard(release.keep_keyed_rows)
+    self_check.register()

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
-from django.db import transaction
-
 from encryption.adapters import image_files, swtpm
 from encryption.adapters.image_files import ImageFileError
 from encryption.engine import keywrap, metadata
@@ -20,7 +18,8 @@ from encryption.models import OPENED_BY_SECRET, Key, Purpose, Stage, WrappedSecr
 from encryption.services import vtpm_files
 from encryption.services.key_access import fetched_key
 from encryption.services.options import Wish, policy_of
-from inventory.errors import Conflict
+from encryption.services.parts import is_plain_again, opens, path_in, uses
+from inventory.errors import Conflict, Unavailable
 from inventory.jobs import Progress
 from inventory.models import Job, VirtualMachine
 from inventory.services.connections import Hypervisor, VmFacts, reaches_files
@@ -109,19 +108,42 @@ def _parts_to_encrypt(change: Change) -> list[tuple[Purpose, str, str, str, int]
     """(purpose, target, plain path, plain format, size) of each part without a secret."""
     if not policy_of(change.wish).encrypts:
         return []
-    facts, held = change.facts, {(row.purpose, row.target) for row in change.rows()}
+    facts, rows = change.facts, {(row.purpose, row.target): row for row in change.rows()}
     parts: list[tuple[Purpose, str, str, str, int]] = []
-    if facts.firmware == "uefi" and facts.nvram_secret_uuid is None and (Purpose.NVRAM, "") not in held:
+    if facts.firmware == "uefi" and facts.nvram_secret_uuid is None and _is_new(change, rows.get((Purpose.NVRAM, ""))):
         if not facts.nvram_path:
             raise Conflict("nvram_unknown", f"{change.vm}: libvirt names no NVRAM file", hint="start the VM once")
         _make_nvram(change, facts.nvram_path)
         parts.append((Purpose.NVRAM, "", facts.nvram_path, "raw", 0))
-    if facts.tpm is not None and not facts.tpm.is_encrypted and (Purpose.VTPM, "") not in held:
+    if facts.tpm is not None and not facts.tpm.is_encrypted and _is_new(change, rows.get((Purpose.VTPM, ""))):
         parts.append((Purpose.VTPM, "", str(vtpm_files.folder(change.vm)), "", 0))
     for disk in facts.disks:
-        if disk.target in change.wish.disks and not disk.is_encrypted and (Purpose.DISK, disk.target) not in held:
+        if disk.target not in change.wish.disks or disk.is_encrypted:
+            continue
+        if _is_new(change, rows.get((Purpose.DISK, disk.target))):
             parts.append((Purpose.DISK, disk.target, disk.source, disk.format, disk.capacity_bytes))
     return parts
+
+
+def _is_new(change: Change, row: WrappedSecret | None) -> bool:
+    """Whether a plain part needs a secret of its own. A row of an encrypted part that the definition no longer has
+    stands in the way: what it opens must be gone before it is."""
+    if row is None:
+        return True
+    if row.stage == Stage.ENCRYPTING:
+        return False
+    if row.purpose == Purpose.VTPM:
+        is_gone = not vtpm_files.is_encrypted(row.path)
+    else:
+        is_gone = reaches_files(change.vm.host) and not image_files.exists(row.path)
+    if is_gone:
+        row.delete()
+        return True
+    raise Conflict(
+        "part_replaced",
+        f"{change.vm}: its {row.part} is not the one that was encrypted, which is {row.path}",
+        hint="attach the encrypted one again, or delete that file if its content is not needed, then apply again",
+    )
 
 
 def _make_nvram(change: Change, path: str) -> None:
@@ -132,27 +154,33 @@ def _make_nvram(change: Change, path: str) -> None:
     if not template:
         raise Conflict("nvram_missing", f"{change.vm}: there is no {path}", hint="start the VM once, then apply again")
     try:
-        image_files.copy_small(template, path)
+        image_files.copy_variable_store(template, path)
     except ImageFileError as exc:
         raise Conflict("nvram_missing", f"{change.vm}: {exc}", hint="start the VM once, then apply again") from exc
 
 
 def begin_decryption(change: Change) -> None:
-    """Marks the parts that shall be plain again, and says where each goes."""
+    """Marks the parts that shall be plain again, and says where each goes. A detached disk stays as it is."""
     keep_home = policy_of(change.wish).encrypts
     for row in change.rows(Stage.IN_USE):
         if keep_home and (row.purpose != Purpose.DISK or row.target in change.wish.disks):
             continue
+        if not opens(change.facts, row):
+            continue
+        row.path = path_in(change.facts, row)
         if row.purpose == Purpose.VTPM:
             row.plain_path = vtpm_files.put_aside(row.path, row.secret_uuid)
-        elif not row.plain_path or _is_taken(change, row.plain_path):
-            row.plain_path = _beside(row.path, f"-plain.{row.plain_format}")
+        elif not _is_free(change, row):
+            row.plain_path = _beside(row.path, f"-plain-{row.secret_uuid.hex[:8]}.{row.plain_format}")
         row.stage, row.job_id = Stage.DECRYPTING, change.job.pk
-        row.save(update_fields=["plain_path", "stage", "job_id"])
+        row.save(update_fields=["path", "plain_path", "stage", "job_id"])
 
 
-def _is_taken(change: Change, path: str) -> bool:
-    return reaches_files(change.vm.host) and image_files.exists(path)
+def _is_free(change: Change, row: WrappedSecret) -> bool:
+    """Whether the part can have its old name back. Where no worker sees the files nobody can tell, so it cannot."""
+    if not row.plain_path or row.plain_path == row.path or not reaches_files(change.vm.host):
+        return False
+    return not image_files.exists(row.plain_path) and not uses(change.facts, row.plain_path)
 
 
 def _beside(path: str, ending: str) -> str:
@@ -166,31 +194,36 @@ def settle(change: Change) -> None:
 
     A part that another job left half-written is dropped: its copy may be older than its source.
     """
-    for row in change.rows(Stage.ENCRYPTING):
-        if opens(change.facts, row):
-            switched(change, row)
-        elif row.job_id != change.job.pk:
-            drop_target(change, row)
-    for row in change.rows(Stage.DECRYPTING):
-        if not opens(change.facts, row):
-            restored(change, row)
-        elif row.job_id != change.job.pk:
+    for row in change.rows(Stage.ENCRYPTING, Stage.DECRYPTING):
+        if not settled(change, row) and row.job_id != change.job.pk:
             drop_target(change, row)
 
 
-def opens(facts: VmFacts, row: WrappedSecret) -> bool:
-    """Whether the VM's definition opens this part with this secret."""
-    if row.purpose == Purpose.NVRAM:
-        return facts.nvram_secret_uuid == row.secret_uuid
-    if row.purpose == Purpose.VTPM:
-        return facts.tpm is not None and facts.tpm.secret_uuid == row.secret_uuid
-    return any(disk.target == row.target and disk.secret_uuid == row.secret_uuid for disk in facts.disks)
+def give_up(change: Change) -> None:
+    """Ends a change before its end: what is switched stays switched, every half-written copy goes."""
+    change.look()
+    for row in change.rows(Stage.ENCRYPTING, Stage.DECRYPTING):
+        if not settled(change, row):
+            drop_target(change, row)
+
+
+def settled(change: Change, row: WrappedSecret) -> bool:
+    """Whether the definition refers to the row's new copy; then the row says so too."""
+    if row.stage == Stage.ENCRYPTING and opens(change.facts, row):
+        switched(change, row)
+    elif row.stage == Stage.DECRYPTING and is_plain_again(change.facts, row):
+        if row.purpose == Purpose.VTPM and vtpm_files.is_encrypted(row.path) and not vtpm_files.staged(row).exists():
+            return False  # somebody else took the secret out of the definition; the state still needs it
+        restored(change, row)
+    else:
+        return False
+    return True
 
 
 def switched(change: Change, row: WrappedSecret) -> None:
     """The definition refers to the encrypted copy now."""
     if row.purpose == Purpose.VTPM:
-        vtpm_files.exchange(row)
+        _exchange(row)
     row.stage, row.job_id = Stage.SWITCHED, None
     row.save(update_fields=["stage", "job_id"])
 
@@ -198,16 +231,26 @@ def switched(change: Change, row: WrappedSecret) -> None:
 def restored(change: Change, row: WrappedSecret) -> None:
     """The definition refers to the plain copy now."""
     if row.purpose == Purpose.VTPM:
-        vtpm_files.exchange(row)
+        _exchange(row)
     row.stage, row.job_id = Stage.RESTORED, None
     row.save(update_fields=["stage", "job_id"])
+
+
+def _exchange(row: WrappedSecret) -> None:
+    try:
+        vtpm_files.exchange(row)
+    except OSError as exc:
+        raise Unavailable(
+            "datastore_error", f"{row}: {exc.strerror}", hint="look at the vTPM state folder, then apply again"
+        ) from exc
 
 
 def drop_target(change: Change, row: WrappedSecret) -> None:
     """Gives up a part's conversion: the half-written copy goes, the original stays as it was."""
     encrypting = row.stage == Stage.ENCRYPTING
     if row.purpose == Purpose.VTPM:
-        vtpm_files.drop_staged(row)
+        _destroy_folder(change, str(vtpm_files.partial(row)))
+        _destroy_folder(change, str(vtpm_files.staged(row)))
     else:
         if row.purpose == Purpose.DISK and change.facts.power != "off":
             change.hypervisor.abort_block_copy(change.vm.uuid, row.target)
@@ -233,42 +276,70 @@ def destroy_file(change: Change, path: str, *, wipe: bool = True) -> None:
         raise Conflict("file_not_destroyed", f"{change.vm}: {exc}", hint="delete it by hand, then apply again") from exc
 
 
+def _destroy_folder(change: Change, path: str) -> None:
+    try:
+        vtpm_files.destroy(path)
+    except (ImageFileError, OSError) as exc:
+        raise Conflict("file_not_destroyed", f"{change.vm}: {exc}", hint="delete it by hand, then apply again") from exc
+
+
 def destroy_originals(change: Change) -> None:
     """Step last: what the definition no longer refers to. A row is settled only when its file is gone."""
     for row in change.rows(Stage.SWITCHED):
+        _check_switched(change, row, row.plain_path, is_so=opens(change.facts, row))
         if row.purpose == Purpose.VTPM:
-            vtpm_files.destroy(row.plain_path)
+            _destroy_folder(change, row.plain_path)
         else:
             destroy_file(change, row.plain_path)
         row.stage = Stage.IN_USE
         row.save(update_fields=["stage"])
     for row in change.rows(Stage.RESTORED):
+        _check_switched(change, row, row.path, is_so=not opens(change.facts, row))
         if row.purpose == Purpose.VTPM:
-            vtpm_files.destroy(row.plain_path)
+            _destroy_folder(change, row.plain_path)
         else:
             destroy_file(change, row.path)
         row.delete()
 
 
+def _check_switched(change: Change, row: WrappedSecret, path: str, *, is_so: bool) -> None:
+    """The row says that `path` is left over. The definition has the last word: somebody may have put it back."""
+    if not is_so or uses(change.facts, path):
+        raise Conflict(
+            "definition_changed",
+            f"{row}: the VM's definition was changed outside this console, so nothing is destroyed",
+            hint=f"{path} or its counterpart is in use again; bring back the definition that this console made",
+        )
+
+
 def switch_definition(change: Change) -> None:
     """One definition with all that is ready: either the guest starts from the old parts or from the new ones."""
-    with transaction.atomic():
-        ready = [*change.rows(Stage.ENCRYPTING), *change.rows(Stage.DECRYPTING)]
+    ready = [*change.rows(Stage.ENCRYPTING), *change.rows(Stage.DECRYPTING)]
+    try:
         protected = protected_vm(change, without=[row for row in ready if row.stage == Stage.DECRYPTING])
+        element = metadata.to_xml(protected) if protected else None
+    except metadata.BadMetadata as exc:
+        raise Conflict(
+            "metadata_unfit",
+            f"{change.vm}: {exc}",
+            hint="rename the key provider, the policy or the disk that is meant",
+        ) from exc
 
     def edit(xml: str) -> str:
         for row in ready:
             xml = _switch(xml, row)
-        xml = set_metadata(xml, metadata.NAMESPACE, metadata.to_xml(protected) if protected else None)
+        xml = set_metadata(xml, metadata.NAMESPACE, element)
         return set_dump_core(xml, is_allowed=protected is None)
 
     change.hypervisor.redefine(change.vm.uuid, edit)
     change.look()
     for row in ready:
-        if row.stage == Stage.ENCRYPTING:
-            switched(change, row)
-        else:
-            restored(change, row)
+        if not settled(change, row):
+            raise Conflict(
+                "switch_failed",
+                f"{row}: the host does not report the definition that it was given",
+                hint="look at the VM's definition on its host, then apply again",
+            )
 
 
 def _switch(xml: str, row: WrappedSecret) -> str:

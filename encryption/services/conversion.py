@@ -17,12 +17,13 @@ from encryption.services import change as changes
 from encryption.services import live, offline
 from encryption.services.change import Change
 from encryption.services.key_access import make_key, new_key_name
-from encryption.services.options import Wish, kms_cluster_of, observe, plan_from_wish, policy_of, refuse
+from encryption.services.options import Wish, kms_cluster_of, plan_from_wish, policy_of, refuse
 from inventory import events
-from inventory.errors import NotFound, ServiceError
+from inventory.errors import Conflict, NotFound, ServiceError
 from inventory.jobs import Cancelled, Progress
 from inventory.models import Job, Severity, VirtualMachine
 from inventory.services import connections, sync
+from inventory.services.connections import HypervisorError
 
 
 def apply_options(job: Job, progress: Progress) -> None:
@@ -36,28 +37,35 @@ def apply_options(job: Job, progress: Progress) -> None:
         change = Change(
             job, progress, vm, Wish.from_params(job.params), hypervisor, hypervisor.virtual_machine(vm.uuid)
         )
-        changes.settle(change)
-        sync.refresh_virtual_machine(vm, hypervisor)
-        refuse(vm, plan_from_wish(vm, change.wish))
         try:
+            changes.settle(change)
+            sync.refresh_virtual_machine(vm, hypervisor)
+            refuse(vm, plan_from_wish(vm, change.wish))
+            _check_power(change)
             _carry_out(change)
-        except (Cancelled, ServiceError):
+        except (Cancelled, ServiceError, HypervisorError):
             _give_up(change)
             raise
         finally:
             sync.refresh_virtual_machine(vm, hypervisor)
 
 
+def _check_power(change: Change) -> None:
+    if change.facts.power not in {"off", "on", "paused"}:
+        raise Conflict("vm_crashed", f"{change.vm} is {change.facts.power}", hint="power it off, then apply again")
+
+
 def _carry_out(change: Change) -> None:
     vm, policy = change.vm, policy_of(change.wish)
+    changes.destroy_originals(change)  # of a change that was interrupted: its rows would stand in the way
     if policy.encrypts:
         key = _key(change)
         changes.begin_encryption(change, key)
     changes.begin_decryption(change)
     if change.facts.power == "off":
-        offline.convert_parts(change)
-        change.progress.step("switching the definition")
-        changes.switch_definition(change)
+        with offline.converted_parts(change):
+            change.progress.step("switching the definition")
+            changes.switch_definition(change)
     else:
         live.convert_disks(change)
         change.progress.step("switching the definition")
@@ -100,11 +108,11 @@ def _finish(change: Change) -> None:
 
 
 def _give_up(change: Change) -> None:
-    """Cancelled or refused by the outside: half-written copies go, what has been switched stays switched."""
-    change.look()
-    for row in change.rows(Stage.ENCRYPTING, Stage.DECRYPTING):
-        changes.drop_target(change, row)
-    if not observe(change.vm).has_key:
+    """Cancelled or refused by the outside. The VM's policy and key go only if this job brought them and no part needs
+    them."""
+    changes.give_up(change)
+    security = VmSecurity.objects.select_related("key").filter(virtual_machine=change.vm).first()
+    if security is None or security.key is None or change.rows():
         return
-    if not change.rows() and not change.facts.nvram_secret_uuid:
-        VmSecurity.objects.filter(virtual_machine=change.vm).delete()
+    if security.key.name == new_key_name(change.vm, change.job.pk):
+        security.delete()

@@ -25,6 +25,8 @@ from inventory.services.listings import FIRST, Listing, Paging, listed
 CREATE_CLIENT_KEY: Final = jobs.register(jobs.JobKind("encryption.create_client_key", "Create client key"))
 CHECK: Final = jobs.register(jobs.JobKind("encryption.check_key_provider", "Check key provider"))
 MANAGE: Final = "encryption.manage_key_servers"
+MAX_NAME: Final = 80
+MAX_HOST: Final = 253
 MAX_PEM_CHARACTERS: Final = 65_536
 
 
@@ -56,6 +58,12 @@ def add_cluster(*, name: str, actor: Actor, is_lab: bool = False) -> KmsCluster:
     name = name.strip()
     if not name:
         raise Invalid("name_missing", "the key provider has no name", hint="give it one")
+    if len(name) > MAX_NAME or not name.isprintable():
+        raise Invalid(
+            "name_invalid",
+            "that name is too long or holds characters that cannot be printed",
+            hint=f"at most {MAX_NAME} characters; it is written into the metadata of VMs",
+        )
     if KmsCluster.objects.filter(name__iexact=name).exists():
         raise Conflict("name_taken", f"there is a key provider {name} already", hint="choose another name")
     is_default = not KmsCluster.objects.filter(is_default=True).exists()
@@ -86,7 +94,11 @@ def add_server(*, cluster_id: UUID, host: str, port: int, actor: Actor) -> KmsSe
     authorize(actor, MANAGE)
     owner = cluster(cluster_id, actor=actor)
     host = host.strip().strip("[]")
-    if not host or any(char.isspace() or char in "/@?#" for char in host):
+    if (
+        not 0 < len(host) <= MAX_HOST
+        or not host.isprintable()
+        or any(char.isspace() or char in "/@?#" for char in host)
+    ):
         raise Invalid(
             "host_invalid", f"{host[:80]!r} is no host name or address", hint="give a DNS name or an IP address"
         )

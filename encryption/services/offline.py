@@ -1,5 +1,7 @@
 """Conversion of a powered-off VM's parts, by the engine and by tools on the worker that reaches the files."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 from encryption.adapters import image_files, qemu_img, swtpm
@@ -8,98 +10,118 @@ from encryption.adapters.qemu_img import QemuImgFailed
 from encryption.adapters.swtpm import SwtpmFailed
 from encryption.engine import convert, luks, verify
 from encryption.engine.convert import Conversion
-from encryption.engine.image import ImageError, ImageFile
+from encryption.engine.image import ImageError, ImageFile, whole_sectors
 from encryption.engine.secret import Secret
 from encryption.models import Purpose, Stage, WrappedSecret
-from encryption.services import vtpm_files
+from encryption.services import space, vtpm_files
 from encryption.services.change import Change, vtpm_state_exists
 from encryption.services.release import OpenedSecret, open_secrets
 from inventory.errors import Conflict, Unavailable
 from inventory.jobs import Progress
 
-SPARE_BYTES: Final = 64 * 2**20
 
+@contextmanager
+def converted_parts(change: Change) -> Iterator[None]:
+    """Writes every copy that is missing; nothing refers to the copies yet. The definition is switched inside.
 
-def convert_parts(change: Change) -> None:
-    """Writes every copy that is missing. Nothing refers to the copies yet."""
+    Until the block ends QEMU is locked out of the sources, so that no VM writes to what has been copied already.
+    """
     rows = change.rows(Stage.ENCRYPTING, Stage.DECRYPTING)
-    _check_sizes(change, rows)
-    _check_space(change, rows)
-    for opened in open_secrets(rows):
-        row = opened.row
-        try:
-            if row.purpose == Purpose.VTPM:
-                _convert_vtpm(change, opened)
-            elif row.plain_format == "qcow2":
-                _convert_qcow2(change, opened)
-            else:
-                _convert_raw(change, opened)
-        except (ImageError, ImageFileError, luks.LuksError) as exc:
-            raise Conflict("conversion_failed", f"{row}: {exc}", hint="the original is untouched") from exc
-        except (QemuImgFailed, SwtpmFailed) as exc:
-            raise Conflict("conversion_failed", f"{row}: {exc}", hint="the original is untouched") from exc
-        except OSError as exc:
-            raise Unavailable(
-                "datastore_error", f"{row}: {exc.strerror}", hint="look at the datastore, then apply again"
-            ) from exc
-    change.look()
-    if change.facts.power != "off":
-        raise Conflict(
-            "vm_started_meanwhile",
-            f"{change.vm} was started on its host during the conversion",
-            hint="shut it down, apply again",
-        )
-
-
-def _check_sizes(change: Change, rows: list[WrappedSecret]) -> None:
-    """The exact content size of each part, and what forbids to convert its image."""
-    for row in rows:
-        if row.purpose == Purpose.VTPM or row.stage == Stage.DECRYPTING:
-            continue
-        try:
-            if row.plain_format == "qcow2":
-                found = qemu_img.info(row.plain_path, "qcow2")
-                if found.backing:
-                    raise Conflict(
-                        "disk_has_backing", f"{row} is based on {found.backing}", hint="consolidate it first"
-                    )
-                if found.snapshots:
-                    raise Conflict(
-                        "snapshots_present", f"{row} has {len(found.snapshots)} snapshots", hint="delete them first"
-                    )
-                if found.is_encrypted:
-                    raise Conflict(
-                        "disk_encrypted_otherwise", f"{row} is encrypted by its own format", hint="decrypt it first"
-                    )
-                size = found.virtual_size
-            else:
-                size = image_files.size(row.plain_path)
-        except (QemuImgFailed, ImageFileError) as exc:
+    with ExitStack() as held:
+        for row in rows:
+            _check_and_lock(row, held)
+        space.check(change, [row for row in rows if row.purpose != Purpose.VTPM], _written(change.progress))
+        states = [(opened.row, _convert(change, opened)) for opened in open_secrets(rows)]
+        change.look()
+        if change.facts.power != "off":
             raise Conflict(
-                "image_unreadable", f"{row}: {exc}", hint="start the VM once, or check the datastore"
-            ) from exc
-        if size <= 0:
-            raise Conflict("image_empty", f"{row}: {row.plain_path} is empty")
-        if size != row.size_bytes:
-            row.size_bytes = size
-            row.save(update_fields=["size_bytes"])
-
-
-def _check_space(change: Change, rows: list[WrappedSecret]) -> None:
-    """Free space for all copies that share a file system is not added up exactly: the sum is asked of each."""
-    missing = 0
-    files = [row for row in rows if row.purpose != Purpose.VTPM]
-    for row in files:
-        target = row.path if row.stage == Stage.ENCRYPTING else row.plain_path
-        written = int(_offsets(change.progress).get(str(row.secret_uuid), {}).get("offset", 0))
-        missing += max(0, row.size_bytes + luks.PREFIX_BYTES - written)
-        free = image_files.free_bytes(target)
-        if missing + SPARE_BYTES > free:
-            raise Conflict(
-                "space_missing",
-                f"{change.vm}: {missing >> 20} MiB are needed beside {row.part}, {free >> 20} MiB are free",
-                hint="free space on that datastore, or encrypt fewer disks at once",
+                "vm_started_meanwhile",
+                f"{change.vm} was started on its host during the conversion",
+                hint="shut it down, apply again",
             )
+        for row, state in states:
+            _check_unchanged(row, state)
+        yield
+
+
+def _convert(change: Change, opened: OpenedSecret) -> str:
+    """Writes one part's copy; the fingerprint of its source at that time."""
+    row = opened.row
+    try:
+        if row.purpose == Purpose.VTPM:
+            return _convert_vtpm(change, opened)
+        if row.plain_format == "qcow2":
+            return _convert_qcow2(change, opened)
+        return _convert_raw(change, opened)
+    except (ImageError, ImageFileError, luks.LuksError, QemuImgFailed, SwtpmFailed) as exc:
+        raise Conflict("conversion_failed", f"{row}: {exc}", hint="the original is untouched") from exc
+    except OSError as exc:
+        raise Unavailable(
+            "datastore_error", f"{row}: {exc.strerror}", hint="look at the datastore, then apply again"
+        ) from exc
+
+
+def _source(row: WrappedSecret) -> str:
+    if row.purpose == Purpose.VTPM:
+        return str(swtpm.state_file(vtpm_files.as_path(row.path)))
+    return row.plain_path if row.stage == Stage.ENCRYPTING else row.path
+
+
+def _check_and_lock(row: WrappedSecret, held: ExitStack) -> None:
+    """The exact content size of the part, what forbids to convert its image, and the lock on it."""
+    if row.purpose == Purpose.VTPM:
+        return
+    path = _source(row)
+    try:
+        file = held.enter_context(image_files.opened(path))
+        image_files.lock_against_writers(file)
+        if row.stage == Stage.DECRYPTING:
+            size = _payload_size(row, ImageFile(file))
+        elif row.plain_format == "qcow2":
+            size = _qcow2_size(row)
+        else:
+            size = image_files.size(path)
+    except ImageFileError as exc:
+        code, hint = _REFUSALS.get(type(exc), ("image_unreadable", "check the datastore"))
+        raise Conflict(code, f"{row}: {exc}", hint=hint) from exc
+    except (QemuImgFailed, ImageError, luks.LuksError) as exc:
+        raise Conflict("image_unreadable", f"{row}: {exc}", hint="check the datastore") from exc
+    if size <= 0:
+        raise Conflict("image_empty", f"{row}: {path} is empty", hint="start the VM once, or check the datastore")
+    if size > convert.MAX_DISK_BYTES:
+        raise Conflict("image_too_large", f"{row}: {path} claims {size} bytes", hint="check the image")
+    if size != row.size_bytes:
+        row.size_bytes = size
+        row.save(update_fields=["size_bytes"])
+
+
+_REFUSALS: Final[dict[type[ImageFileError], tuple[str, str]]] = {
+    image_files.FileMissing: ("image_missing", "start the VM once, or check the datastore"),
+    image_files.NotRegular: ("image_not_regular", "only disks in regular files can be converted; give the real path"),
+    image_files.InUse: ("image_in_use", "see which process on the host uses it, then apply again"),
+}
+
+
+def _qcow2_size(row: WrappedSecret) -> int:
+    found = qemu_img.info(row.plain_path, "qcow2")
+    if found.backing:
+        raise Conflict("disk_has_backing", f"{row} is based on {found.backing}", hint="consolidate it first")
+    if found.data_file:
+        raise Conflict(
+            "disk_has_data_file", f"{row} keeps its data in {found.data_file}", hint="convert it to plain qcow2 first"
+        )
+    if found.snapshots:
+        raise Conflict("snapshots_present", f"{row} has {len(found.snapshots)} snapshots", hint="delete them first")
+    if found.is_encrypted:
+        raise Conflict("disk_encrypted_otherwise", f"{row} is encrypted by its own format", hint="decrypt it first")
+    return found.virtual_size
+
+
+def _payload_size(row: WrappedSecret, image: ImageFile) -> int:
+    """The disk in a LUKS image. Its last sector may be padding; an image that was resized has more (or less) than the
+    row says, and the guest has seen that size."""
+    payload = image.size - len(convert.read_prefix(image))
+    return row.size_bytes if payload == whole_sectors(row.size_bytes) else payload
 
 
 class _Reporter:
@@ -123,15 +145,19 @@ class _Reporter:
         return int(known["offset"]) if known and known["source"] == self._source_state else None
 
 
+def _written(progress: Progress) -> dict[str, int]:
+    return {secret_uuid: int(known["offset"]) for secret_uuid, known in _offsets(progress).items()}
+
+
 def _offsets(progress: Progress) -> dict[str, Any]:
     offsets: dict[str, Any] = progress.job.checkpoint.get("offsets", {})
     return offsets
 
 
-def _convert_raw(change: Change, opened: OpenedSecret) -> None:
+def _convert_raw(change: Change, opened: OpenedSecret) -> str:
     """Raw to LUKS or back by the engine, resumable at every checkpoint, then verified by sample."""
     row, encrypt = opened.row, opened.row.stage == Stage.ENCRYPTING
-    source, target = (row.plain_path, row.path) if encrypt else (row.path, row.plain_path)
+    source, target = _source(row), row.path if encrypt else row.plain_path
     conversion = Conversion(
         size=row.size_bytes,
         source_passphrase=None if encrypt else opened.passphrase,
@@ -145,7 +171,6 @@ def _convert_raw(change: Change, opened: OpenedSecret) -> None:
     verb = "encrypting" if encrypt else "decrypting"
     change.progress.step(f"{verb} {row.part}", total=row.size_bytes)
     with image_files.opened(source) as reading, image_files.opened(target, write=True) as writing:
-        image_files.lock_against_writers(reading)
         convert.convert(conversion, ImageFile(reading), ImageFile(writing), start=start, progress=reporter)
         change.progress.step(f"verifying {row.part}")
         wrong = verify.verify(conversion, ImageFile(reading), ImageFile(writing))
@@ -153,17 +178,18 @@ def _convert_raw(change: Change, opened: OpenedSecret) -> None:
         raise Conflict(
             "verification_failed", f"{row}: the copy differs at byte {wrong.mismatch}", hint="check the datastore"
         )
-    _check_unchanged(row, source, state)
+    return state
 
 
-def _convert_qcow2(change: Change, opened: OpenedSecret) -> None:
+def _convert_qcow2(change: Change, opened: OpenedSecret) -> str:
     """qcow2 to LUKS or back by qemu-img: begun anew after a crash, compared in full at the end."""
     row, passphrase = opened.row, opened.passphrase
     encrypt = row.stage == Stage.ENCRYPTING
-    source, target = (row.plain_path, row.path) if encrypt else (row.path, row.plain_path)
+    source, target = _source(row), row.path if encrypt else row.plain_path
     state = image_files.fingerprint(source)
-    if _offsets(change.progress).get(str(row.secret_uuid)) == {"offset": row.size_bytes, "source": state}:
-        return
+    reporter = _Reporter(change.progress, row, state)
+    if reporter.start() == row.size_bytes and image_files.exists(target):
+        return state
     verb = "encrypting" if encrypt else "decrypting"
     change.progress.step(f"{verb} {row.part}", total=row.size_bytes)
 
@@ -182,34 +208,45 @@ def _convert_qcow2(change: Change, opened: OpenedSecret) -> None:
     plain, encrypted = (source, target) if encrypt else (target, source)
     if not qemu_img.equal(plain, "qcow2", encrypted, passphrase):
         raise Conflict("verification_failed", f"{row}: the copy differs from its source", hint="check the datastore")
-    _check_unchanged(row, source, state)
-    _Reporter(change.progress, row, state).checkpoint(row.size_bytes)
+    reporter.checkpoint(row.size_bytes)
+    return state
 
 
 def _write_header(target: str, passphrase: Secret, size: int) -> None:
     volume = luks.create(passphrase)
     with image_files.opened(target, write=True) as file:
         image = ImageFile(file)
-        image.begin(luks.PREFIX_BYTES + -(-size // 512) * 512)
+        image.begin(luks.PREFIX_BYTES + whole_sectors(size))
         image.write(0, memoryview(volume.header_bytes))
         image.sync()
 
 
-def _check_unchanged(row: WrappedSecret, source: str, state: str) -> None:
-    if image_files.fingerprint(source) != state:
-        raise Conflict(
-            "source_changed", f"{row}: {source} was written to meanwhile", hint="see who uses it, apply again"
-        )
-
-
-def _convert_vtpm(change: Change, opened: OpenedSecret) -> None:
+def _convert_vtpm(change: Change, opened: OpenedSecret) -> str:
+    """Always anew: it is quick, and the VM may have run since. Without state (a VM that never ran) there is nothing to
+    do: swtpm makes it, encrypted, at the first start."""
     row, encrypt = opened.row, opened.row.stage == Stage.ENCRYPTING
+    vtpm_files.drop_staged(row)
     if not vtpm_state_exists(row):
-        return
+        return ""
+    state = image_files.fingerprint(_source(row))
     change.progress.step("encrypting the vTPM state" if encrypt else "decrypting the vTPM state")
     swtpm.convert(
         vtpm_files.as_path(row.path),
-        vtpm_files.staged(row),
+        vtpm_files.partial(row),
         old=None if encrypt else opened.passphrase,
         new=opened.passphrase if encrypt else None,
     )
+    vtpm_files.publish(row)
+    return state
+
+
+def _check_unchanged(row: WrappedSecret, state: str) -> None:
+    source = _source(row)
+    try:
+        now = image_files.fingerprint(source)
+    except FileNotFoundError:
+        now = ""
+    if now != state:
+        raise Conflict(
+            "source_changed", f"{row}: {source} was written to meanwhile", hint="see who uses it, apply again"
+        )

@@ -10,7 +10,7 @@ from django.db import transaction
 from encryption.engine import options
 from encryption.engine.options import CurrentDisk, CurrentVm, DesiredVm
 from encryption.engine.options import Plan as Plan  # the shape that delivery code shows
-from encryption.models import OPENED_BY_SECRET, KmsCluster, Purpose, Stage, StoragePolicy, VmSecurity, WrappedSecret
+from encryption.models import KmsCluster, Purpose, Stage, StoragePolicy, VmSecurity, WrappedSecret
 from inventory import events, jobs
 from inventory.authorize import VIEW, Actor, authorize
 from inventory.errors import Conflict, Invalid, NotFound
@@ -123,7 +123,8 @@ def refuse(vm: VirtualMachine, plan: Plan) -> None:
 
 def observe(vm: VirtualMachine) -> CurrentVm:
     """The engine's view of a VM: what libvirt last reported and which secrets this console holds."""
-    held = {(row.purpose, row.target) for row in vm.wrapped_secrets.filter(stage__in=OPENED_BY_SECRET)}
+    rows = list(vm.wrapped_secrets.defer("wrapped"))
+    held = {(row.purpose, row.target) for row in rows}
     disks = list(vm.disks.all())
     needed = {
         part
@@ -144,11 +145,19 @@ def observe(vm: VirtualMachine) -> CurrentVm:
         home_is_ours=all((part, "") in held for part in needed),
         disks=tuple(_current_disks(vm, disks, held)),
         has_key=VmSecurity.objects.filter(virtual_machine=vm, key__isnull=False).exists(),
-        leftovers=tuple(
-            row.plain_path if row.stage == Stage.SWITCHED else row.path
-            for row in vm.wrapped_secrets.filter(stage__in=(Stage.SWITCHED, Stage.RESTORED))
-        ),
+        leftovers=tuple(_leftover(vm, disks, row) for row in rows if row.stage != Stage.IN_USE),
     )
+
+
+def _leftover(vm: VirtualMachine, disks: list[Disk], row: WrappedSecret) -> str:
+    """The file of an unfinished part that its VM does not use: the half-written copy, or what was copied."""
+    if row.purpose == Purpose.NVRAM:
+        is_encrypted = vm.is_nvram_encrypted
+    elif row.purpose == Purpose.VTPM:
+        return row.plain_path  # where the exchange puts the old state, see vtpm_files
+    else:
+        is_encrypted = any(disk.target == row.target and disk.is_encrypted for disk in disks)
+    return row.plain_path if is_encrypted else row.path
 
 
 def _current_disks(vm: VirtualMachine, disks: list[Disk], held: set[tuple[str, str]]) -> Iterable[CurrentDisk]:

@@ -1,7 +1,8 @@
 """The folders of a vTPM's state: libvirt knows one place only, so old and new state change places by renaming.
 
 .../<VM uuid>/tpm2                what swtpm opens
-.../<VM uuid>/tpm2.new-<secret>   being written by a conversion
+.../<VM uuid>/tpm2.part-<secret>  being written by a conversion
+.../<VM uuid>/tpm2.new-<secret>   written in full, waits for the exchange
 .../<VM uuid>/tpm2.old-<secret>   put aside by the exchange, to be destroyed
 """
 
@@ -9,7 +10,8 @@ import os
 import uuid
 from pathlib import Path
 
-from encryption.adapters import image_files
+from encryption.adapters import image_files, swtpm
+from encryption.engine import vtpm_state
 from encryption.models import WrappedSecret
 from inventory.errors import Conflict
 from inventory.models import VirtualMachine
@@ -35,8 +37,27 @@ def put_aside(path: str, secret_uuid: uuid.UUID) -> str:
     return f"{path}.old-{secret_uuid.hex[:8]}"
 
 
+def partial(row: WrappedSecret) -> Path:
+    return Path(f"{row.path}.part-{row.secret_uuid.hex[:8]}")
+
+
 def staged(row: WrappedSecret) -> Path:
     return Path(f"{row.path}.new-{row.secret_uuid.hex[:8]}")
+
+
+def publish(row: WrappedSecret) -> None:
+    """tpm2.part -> tpm2.new: from now on the exchange may be done."""
+    partial(row).rename(staged(row))
+    _sync(staged(row).parent)
+
+
+def is_encrypted(path: str) -> bool:
+    """Whether the folder holds encrypted state; one without state, or with what is no state, does not."""
+    try:
+        with swtpm.state_file(Path(path)).open("rb") as file:
+            return vtpm_state.parse(file.read(vtpm_state.HEADER_BYTES)).encrypted
+    except (FileNotFoundError, NotADirectoryError, vtpm_state.BadState):
+        return False
 
 
 def exchange(row: WrappedSecret) -> None:
@@ -47,7 +68,11 @@ def exchange(row: WrappedSecret) -> None:
     if current.exists():
         current.rename(old)
     new.rename(current)
-    descriptor = os.open(current.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync(current.parent)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
@@ -55,6 +80,7 @@ def exchange(row: WrappedSecret) -> None:
 
 
 def drop_staged(row: WrappedSecret) -> None:
+    destroy(str(partial(row)))
     destroy(str(staged(row)))
 
 
