@@ -1,5 +1,6 @@
 """Key Providers: the list, one provider with its servers and both directions of trust, and its dialogs."""
 
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +13,6 @@ from encryption import forms
 from encryption.services import key_providers as services
 from inventory.authorize import authorize, may
 from inventory.forms import ConfirmForm
-from inventory.models import TargetKind
 from inventory.views.dialogs import dialog
 
 
@@ -21,7 +21,6 @@ def index(request: HttpRequest) -> HttpResponse:
     context = {
         "clusters": services.clusters(actor=request.user),
         "may_manage": may(request.user, services.MANAGE),
-        "section": "encryption:kms",
     }
     return render(request, "encryption/kms_list.html", context)
 
@@ -36,7 +35,6 @@ def detail(request: HttpRequest, cluster_id: UUID) -> HttpResponse:
         "client": services.describe(cluster.client_certificate_pem),
         "keys": cluster.keys.prefetch_related("wrapped_secrets__virtual_machine")[:200],
         "may_manage": may(request.user, services.MANAGE),
-        "kind": TargetKind.KMS_CLUSTER,
     }
     return render(request, "encryption/kms_detail.html", context)
 
@@ -91,17 +89,9 @@ def trust(request: HttpRequest, cluster_id: UUID) -> HttpResponse:
 
 
 def create_client_key(request: HttpRequest, cluster_id: UUID) -> HttpResponse:
-    authorize(request.user, services.MANAGE)
-    cluster = services.cluster(cluster_id, actor=request.user)
-
-    def submit(_: dict[str, Any]) -> str:
-        services.request_client_key(cluster_id=cluster_id, actor=request.user)
-        return _page(cluster_id)
-
-    question = f"Create a client key for {cluster}? A worker makes it and a signing request for the KMS administrator."
-    if cluster.client_certificate_pem:
-        question += " The certificate in use stays until the new one is installed."
-    return _confirm(request, submit, question, title="Create client key", button="Create", back=_page(cluster_id))
+    question = "Create a client key for {}? A worker makes it and a signing request for the KMS administrator. "
+    question += "A certificate in use stays until the new one is installed."
+    return _act(request, cluster_id, services.request_client_key, question, title="Create client key", button="Create")
 
 
 @require_safe
@@ -130,39 +120,35 @@ def install_client_certificate(request: HttpRequest, cluster_id: UUID) -> HttpRe
 
 
 def check(request: HttpRequest, cluster_id: UUID) -> HttpResponse:
-    authorize(request.user, services.MANAGE)
-    cluster = services.cluster(cluster_id, actor=request.user)
-
-    def submit(_: dict[str, Any]) -> str:
-        services.check(cluster_id=cluster_id, actor=request.user)
-        return _page(cluster_id)
-
-    question = f"Connect to every server of {cluster} and note what is found?"
-    return _confirm(request, submit, question, title="Check connection", button="Check", back=_page(cluster_id))
+    question = "Connect to every server of {} and note what is found?"
+    return _act(request, cluster_id, services.check, question, title="Check connection", button="Check")
 
 
 def set_default(request: HttpRequest, cluster_id: UUID) -> HttpResponse:
-    authorize(request.user, services.MANAGE)
-    cluster = services.cluster(cluster_id, actor=request.user)
-
-    def submit(_: dict[str, Any]) -> str:
-        services.set_default(cluster_id=cluster_id, actor=request.user)
-        return _page(cluster_id)
-
-    question = f"Take new keys from {cluster} from now on? VMs that are encrypted keep their keys."
-    return _confirm(request, submit, question, title="Set as default", button="Set as default", back=_page(cluster_id))
+    question = "Take new keys from {} from now on? VMs that are encrypted keep their keys."
+    return _act(request, cluster_id, services.set_default, question, title="Set as default", button="Set as default")
 
 
 def remove(request: HttpRequest, cluster_id: UUID) -> HttpResponse:
+    question = "Remove the key provider {}? Its servers are not touched."
+    page = reverse("encryption:kms")
+    return _act(
+        request, cluster_id, services.remove_cluster, question, page, title="Remove key provider", button="Remove"
+    )
+
+
+def _act(
+    request: HttpRequest, cluster_id: UUID, service: Callable[..., Any], question: str, page: str = "", **context: str
+) -> HttpResponse:
+    """Asks `question` of one key provider and calls the service at a yes; then `page`, or the provider's own."""
     authorize(request.user, services.MANAGE)
     cluster = services.cluster(cluster_id, actor=request.user)
 
     def submit(_: dict[str, Any]) -> str:
-        services.remove_cluster(cluster_id=cluster_id, actor=request.user)
-        return reverse("encryption:kms")
+        service(cluster_id=cluster_id, actor=request.user)
+        return page or _page(cluster_id)
 
-    question = f"Remove the key provider {cluster}? Its servers are not touched."
-    return _confirm(request, submit, question, title="Remove key provider", button="Remove", back=_page(cluster_id))
+    return _confirm(request, submit, question.format(cluster), back=_page(cluster_id), **context)
 
 
 def _page(cluster_id: UUID) -> str:

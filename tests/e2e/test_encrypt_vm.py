@@ -95,7 +95,10 @@ def test_disks_of_a_running_vm_are_encrypted_and_decrypted_without_a_pause(insta
     # A guest that was stopped or reset would count from one again; one that froze would be far behind the clock.
     assert beats == sorted(beats)
     assert beats[-1] - beats[0] > (time.monotonic() - started) / 3
-    assert "cannot-write" not in (installation.folder(name) / "console.log").read_text(errors="replace")
+    said = (installation.folder(name) / "console.log").read_text(errors="replace")
+    counted = [int(line.split()[2]) for line in said.splitlines() if line.startswith(f"heartbeat {name} ")]
+    assert counted == list(range(counted[0], counted[0] + len(counted)))
+    assert counted[-1] >= beats[-1] and "cannot-write" not in said
 
 
 def test_the_home_of_a_running_vm_is_refused_with_the_reason(installation: Installation) -> None:
