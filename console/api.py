@@ -57,6 +57,7 @@ class ConsoleApi(NinjaAPI):
         }
         for operations in schema["paths"].values():
             for operation in operations.values():
+                operation["summary"] = _words(operation["operationId"])
                 operation["responses"]["default"] = refusal
         return schema
 
@@ -65,6 +66,11 @@ class ConsoleApi(NinjaAPI):
         response = super().create_response(request, data, **options)
         response.headers["Cache-Control"] = "no-store, private"
         return response
+
+
+def _words(operation_id: str) -> str:
+    words = [{"api": "API", "vm": "VM"}.get(word, word) for word in operation_id.split("_")]
+    return " ".join([words[0].capitalize(), *words[1:]])
 
 
 api = ConsoleApi(
@@ -163,7 +169,7 @@ router = Router(tags=["Account"])
 
 
 @router.get("/me", response=UserOut)
-def get_me(request: HttpRequest) -> UserOut:
+def get_current_user(request: HttpRequest) -> UserOut:
     user = actor_of(request)
     return UserOut(username=user.username, is_administrator=user.is_superuser)
 

@@ -101,7 +101,7 @@ def _with_choices(part: Any, shapes: Json) -> Any:
 
 def _route(method: str, path: str, operation: Json) -> Route:
     values = tuple(
-        _value(one["name"], one["schema"], one.get("required", False), where=one["in"])
+        _value(one["name"], _given(one["schema"]), one.get("required", False), where=one["in"])
         for one in operation.get("parameters", [])
     )
     body = operation.get("requestBody")
@@ -117,6 +117,13 @@ def _route(method: str, path: str, operation: Json) -> Route:
         status=str(status),
         answer=_value("answer", _content(answer), True) if answer.get("content") else None,
     )
+
+
+def _given(schema: Json) -> Json:
+    """A parameter that may be left out, as it is when it is not: without the null that stands for leaving it out."""
+    kept = [one for one in schema.get("anyOf", []) if one.get("type") != "null"]
+    rest = {key: value for key, value in schema.items() if key != "anyOf"}
+    return {**kept[0], **rest} if len(kept) == 1 else schema
 
 
 def _content(holder: Json) -> Json:

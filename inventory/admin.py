@@ -130,7 +130,11 @@ class JobAdmin(LookOnly):
             else:
                 cancelled += 1
         if cancelled:
-            self.message_user(request, f"{cancelled} jobs cancelled or asked to end", messages.SUCCESS)
+            self.message_user(
+                request,
+                f"{cancelled} {'job' if cancelled == 1 else 'jobs'} cancelled or asked to end",
+                messages.SUCCESS,
+            )
 
 
 @admin.register(Event)

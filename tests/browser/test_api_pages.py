@@ -65,7 +65,7 @@ def test_the_admin(console: Console, inventory: Sample) -> None:
     page.locator(f"input[name=_selected_action][value='{running.pk}']").check()
     page.select_option("select[name=action]", "cancel")
     page.get_by_role("button", name="Run", exact=True).or_(page.get_by_role("button", name="Go")).click()
-    page.get_by_text("1 jobs cancelled or asked to end").wait_for()
+    page.get_by_text("1 job cancelled or asked to end").wait_for()
     console.shot("admin-jobs")
     running.refresh_from_db()
     assert running.cancel_requested
