@@ -203,7 +203,7 @@ def test_theme_switch_and_logout(console: Console, inventory: Sample) -> None:
     page = console.open(reverse("inventory:root"))
     page.get_by_role("treeitem", name="DC-East").press("ArrowRight")
     page.get_by_role("treeitem", name="Prod-Cluster").click()
-    page.get_by_role("link", name="kvm01.corp.example").click()
+    page.locator("#content").get_by_role("link", name="kvm01.corp.example").click()
     expect(page.locator("#content h1")).to_have_text("kvm01.corp.example")
     page.get_by_role("button", name="Dark theme").click()
     expect(page.locator("body")).to_have_attribute("cds-theme", "dark")
