@@ -1,0 +1,223 @@
+"""A fake host whose VMs are real domain XML over real files, and a key server in memory."""
+
+import json
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from uuid import UUID
+
+from typing_extensions import override
+
+from encryption.adapters import qemu_img
+from encryption.engine import luks
+from encryption.engine.key_server import (
+    KeyAttributes,
+    KeyNotFound,
+    KeyState,
+    RevocationReason,
+    ServerAddress,
+    ServerInfo,
+    WrongState,
+)
+from encryption.engine.secret import Secret
+from inventory.engine import domain_edit, domain_xml
+from inventory.engine.hypervisor import (
+    CopyProgress,
+    DiskFacts,
+    LuksTarget,
+    OperationRefused,
+    Power,
+    VmFacts,
+)
+from tests.fakes import FakeHypervisor
+
+
+@dataclass(frozen=True, slots=True)
+class PutSecret:
+    uuid: UUID
+    usage: str
+    vtpm: bool
+    value: bytes
+
+
+class FileHost(FakeHypervisor):
+    """`xml` is the definition, `live` that of a running VM; files lie on the machine itself.
+
+    A block copy is done at once and for real, by qemu-img; it then waits for `ready` (a test may turn it off).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live: dict[UUID, str] = {}
+        self.put: list[PutSecret] = []
+        self.targets: dict[tuple[UUID, str], LuksTarget] = {}
+        self.copies_are_ready = True
+        self.copies_vanish = False
+
+    def add_xml(self, xml: str) -> UUID:
+        facts = domain_xml.read_facts(xml, live=None, power=Power.OFF, is_persistent=True)
+        self.xml[facts.uuid] = xml
+        self.add(facts)
+        return facts.uuid
+
+    def _facts(self, uuid: UUID) -> VmFacts:
+        before = self.vms[uuid]
+        found = domain_xml.read_facts(self.xml[uuid], live=self.live.get(uuid), power=before.power, is_persistent=True)
+        return replace(found, disks=tuple(map(_with_size, found.disks)))
+
+    @override
+    def virtual_machine(self, uuid: UUID) -> VmFacts:
+        super().virtual_machine(uuid)
+        return self._facts(uuid)
+
+    @override
+    def redefine(self, uuid: UUID, edit: Callable[[str], str]) -> None:
+        self._ask("redefine")
+        self.xml[uuid] = edit(self.xml[uuid])
+
+    @override
+    def power_on(self, uuid: UUID) -> None:
+        facts = self._facts(uuid)
+        needed = {disk.secret_uuid for disk in facts.disks} | {facts.nvram_secret_uuid}
+        needed |= {facts.tpm.secret_uuid} if facts.tpm else set()
+        if missing := needed - {None} - set(self.secrets):
+            raise OperationRefused("secret_missing", f"no secret {sorted(map(str, missing))}")
+        super().power_on(uuid)
+        self.live[uuid] = self.xml[uuid]
+
+    @override
+    def power_off(self, uuid: UUID) -> None:
+        super().power_off(uuid)
+        self.live.pop(uuid, None)
+        self.copies = {key: copy for key, copy in self.copies.items() if key[0] != uuid}
+
+    @override
+    def put_secret(self, secret_uuid: UUID, *, usage: str, vtpm: bool, value: bytes) -> None:
+        super().put_secret(secret_uuid, usage=usage, vtpm=vtpm, value=value)
+        self.put.append(PutSecret(secret_uuid, usage, vtpm, value))
+
+    @override
+    def start_block_copy(self, uuid: UUID, disk: str, target: LuksTarget, *, bytes_per_second: int = 0) -> None:
+        self._ask("start_block_copy")
+        if (uuid, disk) in self.copies:
+            raise OperationRefused("block_job", f"disk {disk} is in an active block job")
+        source = next(one for one in self._facts(uuid).disks if one.target == disk)
+        if not self.copies_vanish:
+            self._copy(source, target)
+            self.copies[uuid, disk] = CopyProgress(100, 100, is_ready=self.copies_are_ready, is_gone=False)
+            self.targets[uuid, disk] = target
+
+    def _copy(self, source: DiskFacts, target: LuksTarget) -> None:
+        if target.secret_uuid is not None:
+            passphrase = Secret(self.secrets[target.secret_uuid])
+            qemu_img.copy_into_luks(source.source, source.format, target.path, passphrase, lambda _: None)
+        else:
+            assert source.secret_uuid is not None
+            passphrase = Secret(self.secrets[source.secret_uuid])
+            qemu_img.copy_out_of_luks(source.source, target.path, target.format, passphrase, lambda _: None)
+
+    @override
+    def block_copy(self, uuid: UUID, disk: str) -> CopyProgress:
+        if self.vms[uuid].power is Power.OFF:
+            raise OperationRefused("not_running", "Requested operation is not valid: domain is not running")
+        return super().block_copy(uuid, disk)
+
+    @override
+    def pivot(self, uuid: UUID, disk: str) -> None:
+        target = self.targets.pop((uuid, disk))
+        for definitions in (self.xml, self.live):
+            definitions[uuid] = domain_edit.set_disk(
+                definitions[uuid], disk, path=target.path, format=target.format, secret_uuid=target.secret_uuid
+            )
+        super().pivot(uuid, disk)
+
+    @override
+    def create_file(self, path: str, *, size: int, head: bytes = b"") -> None:
+        self._ask("create_file")
+        with Path(path).open("xb") as file:
+            file.write(head)
+            file.truncate(size)
+
+    @override
+    def delete_file(self, path: str, *, wipe: bool) -> None:
+        self._ask("delete_file")
+        Path(path).unlink(missing_ok=True)
+
+
+def _with_size(disk: DiskFacts) -> DiskFacts:
+    path = Path(disk.source)
+    if disk.device != "disk" or not path.is_file():
+        return disk
+    size = path.stat().st_size
+    if disk.secret_uuid is not None:
+        size -= luks.PREFIX_BYTES
+    elif disk.format == "qcow2":
+        told = subprocess.run(
+            ["qemu-img", "info", "-U", "--output=json", "-f", "qcow2", str(path)], capture_output=True, check=False
+        )
+        size = int(json.loads(told.stdout)["virtual-size"]) if told.returncode == 0 else 0
+    return replace(disk, capacity_bytes=-(-size // 512) * 512)
+
+
+class MemoryKeyServer:
+    """A key server without a network: keys by id, their names and states."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, Secret] = {}
+        self.names: dict[str, str] = {}
+        self.states: dict[str, KeyState] = {}
+
+    @property
+    def address(self) -> ServerAddress:
+        return ServerAddress("memory")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def close(self) -> None:
+        return None
+
+    def create_key(self, *, name: str, labels: Mapping[str, str] | None = None) -> str:
+        key_id = str(len(self.keys) + 1)
+        self.keys[key_id], self.names[key_id] = Secret.generate(32), name
+        self.states[key_id] = KeyState.PRE_ACTIVE
+        return key_id
+
+    def activate(self, key_id: str) -> None:
+        if self.states[key_id] is not KeyState.PRE_ACTIVE:
+            raise WrongState(self.address, "activate", key_id, self.states[key_id])
+        self.states[key_id] = KeyState.ACTIVE
+
+    def get_key(self, key_id: str) -> Secret:
+        if key_id not in self.keys:
+            raise KeyNotFound(self.address, key_id)
+        return self.keys[key_id]
+
+    def state(self, key_id: str) -> KeyState:
+        return self.states[key_id]
+
+    def attributes(self, key_id: str) -> KeyAttributes:
+        raise NotImplementedError
+
+    def revoke(self, key_id: str, reason: RevocationReason, message: str = "") -> None:
+        self.states[key_id] = KeyState.DEACTIVATED
+
+    def destroy(self, key_id: str) -> None:
+        del self.keys[key_id]
+
+    def locate(self, *, name: str | None = None, maximum: int | None = None) -> tuple[str, ...]:
+        return tuple(key_id for key_id, known in self.names.items() if known == name)[:maximum]
+
+    def rekey(self, key_id: str) -> str:
+        raise NotImplementedError
+
+    def query(self) -> ServerInfo:
+        raise NotImplementedError

@@ -1,0 +1,193 @@
+"""The worker is killed, the job cancelled, or the outside refuses, before every single effect that a job has.
+
+Whatever it was before: the VM's definition always refers to whole parts that open, no key of a part is lost, and the
+same job (after a kill) or the same wish (after a failure) ends well, with nothing left over.
+"""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from django.db import transaction
+
+from encryption.services import options
+from encryption.services.options import Wish
+from inventory.errors import Conflict, Unavailable
+from inventory.models import Job, JobStatus
+from inventory.services import sync
+from tests.encryption.file_host import MemoryKeyServer
+from tests.encryption.services.conftest import MakeWorld
+from tests.encryption.services.effects import Effects, Killed
+from tests.encryption.world import Disk, Shape, World
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("quick_tpm")]
+
+RAW = Shape((Disk("vda", "raw", 96 * 1024),))
+QCOW2 = Shape((Disk("vda", "qcow2", 96 * 1024),), nvram=False, tpm=False)
+SHAPES = [pytest.param(RAW, id="raw, NVRAM, vTPM"), pytest.param(QCOW2, id="qcow2")]
+
+
+@pytest.fixture
+def effects(monkeypatch: pytest.MonkeyPatch, keys: MemoryKeyServer) -> Effects:
+    return Effects(monkeypatch, keys)
+
+
+@pytest.fixture(params=["encrypt", "decrypt"])
+def verb(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def prepared(make_world: MakeWorld, keys: MemoryKeyServer, shape: Shape, verb: str) -> tuple[World, Wish]:
+    """A VM that is about to be changed, and the change."""
+    world = make_world(shape)
+    if verb == "encrypt":
+        return world, world.all_disks()
+    world.succeed(world.all_disks())
+    return world, world.nothing()
+
+
+def check_done(world: World, verb: str) -> None:
+    if verb == "encrypt":
+        world.check_encrypted("vda")
+    else:
+        world.check_plain()
+
+
+def every_effect(effects: Effects) -> Iterator[int]:
+    """1, 2, ... until a run has fewer effects; the caller's rows are rolled back each time."""
+    at = 0
+    while True:
+        at += 1
+        point = transaction.savepoint()
+        yield at
+        transaction.savepoint_rollback(point)
+        if not effects.struck:
+            assert at > 15, "hardly any effect was seen"
+            return
+
+
+def kill(what: str) -> None:
+    raise Killed(what)
+
+
+def resumed(job: Job) -> Job:
+    """As `jobs.resume_interrupted` leaves the job of a dead worker."""
+    Job.objects.filter(pk=job.pk).update(status=JobStatus.PENDING, claim=None)
+    return job
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_killed_before_every_effect_and_resumed(
+    make_world: MakeWorld, keys: MemoryKeyServer, effects: Effects, shape: Shape, verb: str
+) -> None:
+    for at in every_effect(effects):
+        world, wish = prepared(make_world, keys, shape, verb)
+        known = len(keys.keys)
+        job = world.ask(wish)
+        with effects.armed(at, kill):
+            try:
+                world.run(job)
+            except Killed:
+                pass
+        if effects.struck:
+            try:
+                world.check_parts()
+                world.run(resumed(job))
+            except Exception as exc:
+                raise AssertionError(f"killed before {effects.last}") from exc
+        assert job.status == JobStatus.SUCCEEDED, (effects.seen[-1], job.error_code, job.message)
+        check_done(world, verb)
+        assert len(keys.keys) - known == (1 if verb == "encrypt" else 0), "one KEK, however often it was killed"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_killed_and_then_cancelled_before_a_worker_took_it_up(
+    make_world: MakeWorld, keys: MemoryKeyServer, effects: Effects, shape: Shape, verb: str
+) -> None:
+    for at in every_effect(effects):
+        world, wish = prepared(make_world, keys, shape, verb)
+        job = world.ask(wish)
+        with effects.armed(at, kill):
+            try:
+                world.run(job)
+            except Killed:
+                pass
+        if effects.struck:
+            Job.objects.filter(pk=job.pk).update(status=JobStatus.CANCELLED, claim=None)
+            apply_again(world, wish, effects.last)
+        check_done(world, verb)
+
+
+def apply_again(world: World, wish: Wish, where: str) -> None:
+    """The same wish; where nothing is left to do, the panel says so."""
+    world.host.refresh_from_db()
+    sync.refresh_virtual_machine(world.vm, world.hypervisor)
+    try:
+        job = world.apply(wish)
+    except Conflict as exc:
+        assert exc.code == "nothing_to_do", (where, str(exc))
+        return
+    assert job.status == JobStatus.SUCCEEDED, (where, job.error_code, job.message)
+
+
+def refuse(what: str) -> None:
+    raise Unavailable("planted", "the outside is down")
+
+
+def fail(what: str) -> None:
+    if what.startswith("os."):
+        raise OSError(28, "No space left on device")
+    raise Unavailable("planted", "the outside is down")
+
+
+@pytest.mark.parametrize("strike", [refuse, fail], ids=["service error", "no space"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_refused_at_every_effect(
+    make_world: MakeWorld,
+    keys: MemoryKeyServer,
+    effects: Effects,
+    shape: Shape,
+    verb: str,
+    strike: Callable[[str], None],
+) -> None:
+    for at in every_effect(effects):
+        world, wish = prepared(make_world, keys, shape, verb)
+        job = world.ask(wish)
+        with effects.armed(at, strike):
+            try:
+                world.run(job)
+            except Unavailable:  # while the job's own row was written
+                pass
+        if effects.struck:
+            Job.objects.filter(pk=job.pk, status__in=["pending", "running"]).update(status=JobStatus.FAILED)
+            world.check_parts()
+            apply_again(world, wish, effects.last)
+        check_done(world, verb)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cancelled_at_every_effect(
+    make_world: MakeWorld, keys: MemoryKeyServer, effects: Effects, shape: Shape, verb: str
+) -> None:
+    for at in every_effect(effects):
+        world, wish = prepared(make_world, keys, shape, verb)
+        before = world.files()
+        job = world.ask(wish)
+
+        def cancel(what: str, job: Job = job) -> None:
+            Job.objects.filter(pk=job.pk).update(cancel_requested=True)
+
+        with effects.armed(at, cancel):
+            world.run(job)
+        world.check_parts()
+        if job.status == JobStatus.CANCELLED:
+            switched = options.observe(world.vm).leftovers
+            if not switched:
+                assert world.files() == before, effects.last
+                if verb == "encrypt":
+                    world.check_plain()
+                else:
+                    world.check_encrypted("vda")
+            apply_again(world, wish, effects.last)
+        else:
+            assert job.status == JobStatus.SUCCEEDED, (effects.last, job.error_code, job.message)
+        check_done(world, verb)
