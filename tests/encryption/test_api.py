@@ -93,7 +93,10 @@ class TestKeyProviders:
         [
             ({"name": "kms", "host": "h"}, 409, "name_taken"),
             ({"name": " ", "host": "h"}, 422, "name_missing"),
+            ({"name": "x" * 81, "host": "h"}, 422, "name_invalid"),
+            ({"name": "a\x00b", "host": "h"}, 422, "name_invalid"),
             ({"name": "New", "host": "a b"}, 422, "host_invalid"),
+            ({"name": "New", "host": "a\x00b"}, 422, "host_invalid"),
             ({"name": "New", "host": "h", "port": 70000}, 422, "port_invalid"),
             ({"name": "New", "host": "h", "port": "x"}, 422, "invalid_input"),
             ({"name": "New"}, 422, "invalid_input"),
