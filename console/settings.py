@@ -96,6 +96,7 @@ CACHES = {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": CACHE_URL,
         "KEY_PREFIX": "bartizan",
+        "OPTIONS": {"serializer": "console.cache.JsonSerializer"},
     }
 }
 

@@ -15,6 +15,7 @@ from console.context import THEME_COOKIE, THEMES
 from console.errors import error_page
 from inventory.models import Severity
 from inventory.services import search as inventory_search
+from inventory.services.activity import cancel_job
 from inventory.views import activity
 
 login = LoginView.as_view(template_name="console/login.html", redirect_authenticated_user=True)
@@ -82,7 +83,7 @@ def alarms(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def cancel_task(request: HttpRequest, job_id: UUID) -> HttpResponse:
-    activity.cancel(job_id, request.user)
+    cancel_job(job_id=job_id, actor=request.user)
     if request.headers.get("HX-Request") == "true":
         return HttpResponse(status=204, headers={"HX-Trigger": "tasks-changed"})
     return redirect("home")

@@ -15,7 +15,6 @@ from inventory.models import (
     VirtualMachine,
 )
 
-
 _KINDS: dict[type[Model], TargetKind] = {
     Datacenter: TargetKind.DATACENTER,
     Cluster: TargetKind.CLUSTER,
@@ -42,7 +41,7 @@ def record(
     actor: Actor | str,
     severity: Severity = Severity.INFO,
     job: Job | None = None,
-    **data: str | int | bool | None | list[str],
+    **data: str | int | bool | list[str] | None,
 ) -> Event:
     """Writes one event.
 

@@ -1,10 +1,15 @@
 """The product's settings with the environment that the tests need: nothing in them is used outside tests."""
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
-_state = Path(os.environ.get("BARTIZAN_TEST_STATE") or tempfile.mkdtemp(prefix="bartizan-test-"))  # noqa: TID251
+_given = os.environ.get("BARTIZAN_TEST_STATE")  # noqa: TID251
+_state = Path(_given or tempfile.mkdtemp(prefix="bartizan-test-"))
+if not _given:
+    atexit.register(shutil.rmtree, _state, ignore_errors=True)
 for _name, _value in {
     "BARTIZAN_STATE_DIR": str(_state),
     "BARTIZAN_SECRET_KEY": "tests-only-" + "0" * 40,
@@ -13,7 +18,7 @@ for _name, _value in {
     "BARTIZAN_LIBVIRT_TEST_DRIVER": "1",
 }.items():
     os.environ.setdefault(_name, _value)  # noqa: TID251
-for _folder in ("assets", "db"):
+for _folder in ("assets", "db", "static"):
     (_state / _folder).mkdir(parents=True, exist_ok=True)
 
 from console.settings import *  # noqa: E402, F403

@@ -5,11 +5,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from console.env import env_str
 from console.launch.address import Listen
 from console.launch.state import State
 from console.launch.steps import LaunchError
 
 HEARTBEAT_FOLDER = "/dev/shm"  # noqa: S108  gunicorn makes its files there by mkstemp; no disk to wait for
+# Settings without secrets that the caller's environment may choose; see docs/install.md.
+TUNING = (
+    "BARTIZAN_HTTPS",
+    "BARTIZAN_JOB_TIME_LIMIT",
+    "BARTIZAN_KMIP_TIMEOUT",
+    "BARTIZAN_LIBVIRT_TEST_DRIVER",
+    "BARTIZAN_LOG_LEVEL",
+    "BARTIZAN_TRUSTED_ORIGINS",
+)
 QUEUES = {"control": 2, "attestation": 1, "crypto": 1}  # queue -> tasks at a time
 
 
@@ -82,6 +92,7 @@ def django_environment(installation: Installation, *, console_key: bool = False)
         "BARTIZAN_ASSETS_DIR": str(state.assets),
         "BARTIZAN_STATIC_ROOT": str(state.static),
     }
+    environment |= {name: value for name in TUNING if (value := env_str(name, ""))}
     if installation.database_url_file is not None:
         environment["DATABASE_URL_FILE"] = str(installation.database_url_file)
     if console_key:

@@ -61,7 +61,7 @@ def up(root: Path, options: UpOptions) -> int:
             if drawn:
                 steps.say("secrets", f"drawn: {', '.join(drawn)}")
             require_free(options.listen)
-            installation = _installation(root, state, options.listen, remember_database=True)
+            installation = _installation(root, state, options.listen)
             if options.listen.https:
                 installation = _with_certificate(steps, installation)
             password = _prepare_console(steps, installation)
@@ -76,11 +76,10 @@ def up(root: Path, options: UpOptions) -> int:
         return 130
 
 
-def _installation(root: Path, state: State, listen: Listen, *, remember_database: bool) -> Installation:
-    """`remember_database`: take DATABASE_URL, or its absence, as the choice for commands to come."""
+def _installation(root: Path, state: State, listen: Listen) -> Installation:
     return Installation(
         root, state, listen,
-        database_url_file=_database_url_file(state, remember=remember_database),
+        database_url_file=_database_url_file(state),
         extra_hosts=env_str("BARTIZAN_ALLOWED_HOSTS", ""),
     )  # fmt: skip
 
@@ -98,7 +97,7 @@ def manage_environment(root: Path) -> dict[str, str]:
     state = state_of(root)
     listen = parse_listen(str(_record(state).get("listen", DEFAULT_LISTEN)))
     state.create()
-    return django_environment(_installation(root, state, listen, remember_database=False), console_key=True)
+    return django_environment(_installation(root, state, listen), console_key=True)
 
 
 def down(root: Path) -> int:
@@ -295,16 +294,16 @@ def _print_login(options: UpOptions, *, password: str) -> None:
     )
 
 
-def _database_url_file(state: State, *, remember: bool) -> Path | None:
-    """Where DATABASE_URL stands: in the caller's file, in our private one, or nowhere (SQLite)."""
+def _database_url_file(state: State) -> Path | None:
+    """Where DATABASE_URL stands: in the caller's file, in our private one, or nowhere (SQLite).
+
+    A URL that was given once stays in use: an `up` without it must not go to another, empty database.
+    """
     if file := env_str("DATABASE_URL_FILE", ""):
         return Path(file).absolute()
     if url := env_str("DATABASE_URL", ""):
         write_private(state.database_url, url + "\n")
         return state.database_url
-    if remember:
-        state.database_url.unlink(missing_ok=True)
-        return None
     return state.database_url if state.database_url.exists() else None
 
 

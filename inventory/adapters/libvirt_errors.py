@@ -42,7 +42,7 @@ _CONNECT_CAUSES: Final = (
     (
         "Host key verification failed",
         "ssh_host_key_unknown",
-        "add the host's key to the known_hosts file of the user that runs the worker",
+        "add the host's key to /etc/ssh/ssh_known_hosts on the worker's machine",
     ),
     ("Permission denied (", "ssh_denied", "put the worker's SSH key into the account on the host (keyfile=...)"),
     ("Connection refused", "connection_refused", "is libvirt's daemon running there, and listening?"),

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from inventory.engine.hypervisor import BadUri
 
 MAX_LENGTH: Final = 500
-PATH_PARAMETERS: Final = frozenset({"socket", "pkipath", "keyfile", "known_hosts"})
+PATH_PARAMETERS: Final = frozenset({"socket", "pkipath", "keyfile"})
 MODES: Final = frozenset({"auto", "direct", "legacy"})
 
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\]")

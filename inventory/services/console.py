@@ -12,9 +12,11 @@ from uuid import UUID
 from celery import current_app
 from django.core.cache import cache
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from inventory.authorize import Actor, authorize
-from inventory.errors import ServiceError
+from inventory.errors import ServiceError, Unavailable
+from inventory.models import VirtualMachine
 from inventory.services import connections
 from inventory.services.virtual_machines import vm_of
 
@@ -40,6 +42,13 @@ def console_text(*, vm_id: UUID, actor: Actor) -> ConsoleText:
     """What was last read, at once; asks a worker for a fresh reading, at most every two seconds for each VM."""
     vm = vm_of(vm_id)
     authorize(actor, READ, vm)
+    try:
+        return _kept_text(vm)
+    except RedisError as exc:
+        raise Unavailable("cache_unreachable", "the console texts cannot be read: Redis does not answer") from exc
+
+
+def _kept_text(vm: VirtualMachine) -> ConsoleText:
     if cache.add(f"console-asked-{vm.pk}", True, ASK_EVERY_SECONDS):
         try:
             current_app.send_task(

@@ -8,8 +8,6 @@ from uuid import UUID
 from django.core.paginator import Page, Paginator
 from django.db.models import QuerySet
 
-from inventory import jobs
-from inventory.authorize import Actor, authorize
 from inventory.models import LIVE_STATUSES, Event, Job, Severity, TargetKind
 
 RECENT: Final = 20
@@ -61,8 +59,3 @@ def events_of(kind: TargetKind, target_id: UUID, page: str | int) -> Page[Event]
 
 def _page(rows: QuerySet[Any], page: str | int) -> Page[Any]:
     return Paginator(rows, PAGE_SIZE).get_page(page)
-
-
-def cancel(job_id: UUID, actor: Actor) -> Job:
-    authorize(actor, "inventory.cancel_job")
-    return jobs.request_cancel(job_id, actor=actor)

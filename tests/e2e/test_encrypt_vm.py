@@ -101,6 +101,11 @@ def test_disks_of_a_running_vm_are_encrypted_and_decrypted_without_a_pause(insta
     assert counted[-1] >= beats[-1] and "cannot-write" not in said
 
 
+def test_the_serial_console_of_a_guest_is_read(installation: Installation) -> None:
+    path = installation.path("bios-01", "console/")
+    wait_until("the guest's lines", lambda: "heartbeat bios-01" in installation.user.get(path).words(), 60)
+
+
 def test_the_home_of_a_running_vm_is_refused_with_the_reason(installation: Installation) -> None:
     refused = installation.set_encryption("secureboot-01", "VM Encryption Policy", ["vda"])
     assert refused.status == 409

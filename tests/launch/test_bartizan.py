@@ -74,11 +74,11 @@ def test_another_distribution_is_told_how_to_go_on(checkout: Path, programs: Pat
 @pytest.mark.parametrize(
     ("arguments", "present", "absent"),
     [
-        (["up", "--no-lab"], {"redis-tools"}, {"swtpm", "chromium"}),
+        (["up", "--no-lab"], {"redis-tools", "swtpm"}, {"ovmf", "chromium"}),
         (["up"], {"redis-tools", "swtpm", "ovmf"}, {"chromium"}),
         (["test", "quick"], {"redis-tools", "swtpm", "cryptsetup-bin"}, {"chromium"}),
         (["test"], {"swtpm", "chromium", "cryptsetup-bin"}, set()),
-        (["check"], {"libvirt-dev"}, {"swtpm", "chromium"}),
+        (["check"], {"libvirt-dev"}, {"ovmf", "chromium"}),
     ],
     ids=" ".join,
 )
