@@ -8,24 +8,58 @@ import time
 from pathlib import Path
 from uuid import UUID
 
-from encryption.models import KmsCluster, KmsServer
+from django.db import transaction
+from django.utils import timezone
+
+from encryption.models import KmsCluster, KmsServer, VmSecurity, WrappedSecret
 from encryption.services import key_providers
+from inventory import events
 from inventory.authorize import SYSTEM
-from inventory.models import Cluster, Datacenter, Host, Job, JobStatus
+from inventory.models import Cluster, Datacenter, Host, Job, JobStatus, Severity, VirtualMachine
 from inventory.services import hosts, places
 from lab import kms
 from lab.errors import LabError
-from lab.layout import HostLayout, Lab
+from lab.layout import HOST_NAMES, HostLayout, Lab
 
 DATACENTER = "Lab"
 CLUSTER = "Lab Cluster"
 KEY_PROVIDER = "Lab KMS"
+_HOSTS = [f"host-{name}" for name in HOST_NAMES]
 _PATIENCE_SECONDS = 120.0
 
 
 def register(lab: Lab, key_server: kms.KmsLayout) -> list[str]:
     """Enters hosts and key server; one line for each thing done. Raises LabError where a job does not end well."""
+    forget_removed_lab(_authority(key_server))
     return [*_register_hosts(lab), *_register_key_server(key_server)]
+
+
+def forget_removed_lab(authority: str) -> None:
+    """Drops what an earlier lab left, which `down` has destroyed: its hosts, its VMs, and keys that are lost.
+
+    The CA of the key server tells one lab from the next. The key provider itself stays where a VM outside the lab has
+    its key there.
+    """
+    provider = KmsCluster.objects.filter(name=KEY_PROVIDER, is_lab=True).first()
+    if provider is None or provider.trusted_pem in ("", authority):
+        return
+    with transaction.atomic():
+        vms = VirtualMachine.objects.filter(
+            host__cluster__name=CLUSTER, host__cluster__datacenter__name=DATACENTER, host__name__in=_HOSTS
+        )
+        WrappedSecret.objects.filter(virtual_machine__in=vms).delete()
+        VmSecurity.objects.filter(virtual_machine__in=vms).delete()
+        Host.objects.filter(cluster__name=CLUSTER, cluster__datacenter__name=DATACENTER, name__in=_HOSTS).delete()
+        if not WrappedSecret.objects.filter(key__cluster=provider).exists():
+            provider.keys.all().delete()
+            provider.delete()
+        else:
+            provider.name = f"{KEY_PROVIDER} (removed {timezone.now():%Y-%m-%d %H:%M:%S})"
+            provider.save(update_fields=["name"])
+        events.record(
+            "lab.forgotten", "The lab was made anew; hosts, VMs and keys of the earlier one are forgotten",
+            target=None, actor=SYSTEM, severity=Severity.WARNING,
+        )  # fmt: skip
 
 
 def _register_hosts(lab: Lab) -> list[str]:
@@ -72,7 +106,7 @@ def _register_key_server(layout: kms.KmsLayout) -> list[str]:
             KmsServer.objects.filter(pk=server.pk).update(port=layout.port)
         else:
             key_providers.add_server(cluster_id=cluster.pk, host=kms.HOST, port=layout.port, actor=SYSTEM)
-    authority = (layout.ca / "ca-cert.pem").read_text()
+    authority = _authority(layout)
     if cluster.trusted_pem != authority:
         key_providers.trust_server(cluster_id=cluster.pk, certificate_pem=authority, actor=SYSTEM)
         _wait(key_providers.request_client_key(cluster_id=cluster.pk, actor=SYSTEM).pk)
@@ -81,6 +115,10 @@ def _register_key_server(layout: kms.KmsLayout) -> list[str]:
         key_providers.install_client_certificate(cluster_id=cluster.pk, certificate_pem=certificate, actor=SYSTEM)
     _wait(key_providers.check(cluster_id=cluster.pk, actor=SYSTEM).pk)
     return [f"{KEY_PROVIDER} connected"]
+
+
+def _authority(layout: kms.KmsLayout) -> str:
+    return (layout.ca / "ca-cert.pem").read_text()
 
 
 def _wait(job_id: UUID) -> None:
