@@ -34,10 +34,12 @@ def run(*command: str | Path) -> str:
 
 def qemu_img(*words: str | Path) -> None:
     """qemu-img when it makes LUKS headers: on a busy machine it may fail to time its own key derivation."""
-    for _ in range(5):
-        done = subprocess.run(["qemu-img", *map(str, words)], check=False, capture_output=True, text=True)
+    command = ["qemu-img", *map(str, words)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    for _ in range(4):
         if "CPU usage" not in done.stderr:
             break
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
