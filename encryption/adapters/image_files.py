@@ -159,18 +159,18 @@ def destroy(path: str) -> None:
     """
     if not exists(path):
         return
-    with opened(path, write=True) as file:
-        lock_against_writers(file)
-        end = os.fstat(file.fileno()).st_size
-        for start, stop in _extents(file.fileno(), end):
-            for offset in range(start, stop, _BLOCK):
-                _write_all(file.fileno(), bytes(min(_BLOCK, stop - offset)), offset)
-        os.fsync(file.fileno())
     try:
+        with opened(path, write=True) as file:
+            lock_against_writers(file)
+            end = os.fstat(file.fileno()).st_size
+            for start, stop in _extents(file.fileno(), end):
+                for offset in range(start, stop, _BLOCK):
+                    _write_all(file.fileno(), bytes(min(_BLOCK, stop - offset)), offset)
+            os.fsync(file.fileno())
         os.unlink(path)
         _sync_folder(path)
     except OSError as exc:
-        raise ImageFileError(f"cannot delete {path}: {exc.strerror}") from exc
+        raise ImageFileError(f"cannot destroy {path}: {exc.strerror}") from exc
 
 
 def _write_all(descriptor: int, data: bytes, offset: int) -> None:

@@ -252,7 +252,9 @@ def drop_target(change: Change, row: WrappedSecret) -> None:
         _destroy_folder(change, str(vtpm_files.partial(row)))
         _destroy_folder(change, str(vtpm_files.staged(row)))
     else:
-        if row.purpose == Purpose.DISK and change.facts.power != "off":
+        begun = change.progress.job.checkpoint.get("copies", [])
+        is_ours = row.job_id != change.job.pk or str(row.secret_uuid) in begun  # not somebody else's copy (live.py)
+        if row.purpose == Purpose.DISK and change.facts.power != "off" and is_ours:
             change.hypervisor.abort_block_copy(change.vm.uuid, row.target)
         destroy_file(change, row.path if encrypting else row.plain_path, wipe=not encrypting)
     change.hypervisor.remove_secret(row.secret_uuid)

@@ -45,9 +45,7 @@ class Shape:
 class World:
     """`folder` is the datastore; `plain` maps each file of the VM (as named at first) to its content."""
 
-    def __init__(
-        self, folder: Path, site: FakeSite, cluster: Cluster, actor: User, shape: Shape | None = None
-    ) -> None:
+    def __init__(self, folder: Path, site: FakeSite, cluster: Cluster, actor: User, shape: Shape | None = None) -> None:
         shape = shape or Shape()
         self.shape, self.actor, self.folder = shape, actor, folder / "images"
         self.tpm_base = folder / "swtpm"
@@ -176,9 +174,7 @@ class World:
         if passphrase is not None:
             assert qemu_img.equal(str(told), "raw", path, passphrase), path
         else:
-            subprocess.run(
-                ["qemu-img", "compare", "-q", "-f", "raw", "-F", image_format, told, path], check=True
-            )
+            subprocess.run(["qemu-img", "compare", "-q", "-f", "raw", "-F", image_format, told, path], check=True)
 
     def check_encrypted(self, *disks: str) -> None:
         """Exactly the home and those disks are encrypted, under one KEK, and nothing else lies about."""

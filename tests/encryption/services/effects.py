@@ -14,7 +14,16 @@ from tests.encryption.file_host import FileHost, MemoryKeyServer
 _FILE_CALLS: Final = ("pwrite", "unlink", "rename", "rmdir", "mkdir", "ftruncate", "open")
 _TOOL_CALLS: Final = ("_run", "_run_with_progress", "equal")
 _HOST_CALLS: Final = frozenset(
-    "redefine put_secret remove_secret start_block_copy pivot abort_block_copy create_file delete_file".split()
+    [
+        "redefine",
+        "put_secret",
+        "remove_secret",
+        "start_block_copy",
+        "pivot",
+        "abort_block_copy",
+        "create_file",
+        "delete_file",
+    ]
 )
 
 

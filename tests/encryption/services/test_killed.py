@@ -4,6 +4,8 @@ Whatever it was before: the VM's definition always refers to whole parts that op
 same job (after a kill) or the same wish (after a failure) ends well, with nothing left over.
 """
 
+import os
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -28,6 +30,7 @@ SHAPES = [pytest.param(RAW, id="raw, NVRAM, vTPM"), pytest.param(QCOW2, id="qcow
 
 @pytest.fixture
 def effects(monkeypatch: pytest.MonkeyPatch, keys: MemoryKeyServer) -> Effects:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # processes die here, not machines
     return Effects(monkeypatch, keys)
 
 
@@ -130,15 +133,18 @@ def apply_again(world: World, wish: Wish, where: str) -> None:
 
 
 def refuse(what: str) -> None:
-    raise Unavailable("planted", "the outside is down")
+    """The outside says no. A database that does so is a bug's matter (internal error), see test_jobs."""
+    if not what.startswith("database"):
+        raise Unavailable("planted", "the outside is down")
 
 
 def fail(what: str) -> None:
     if what.startswith("os."):
         raise OSError(28, "No space left on device")
-    raise Unavailable("planted", "the outside is down")
+    refuse(what)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strike", [refuse, fail], ids=["service error", "no space"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_refused_at_every_effect(
@@ -153,17 +159,15 @@ def test_refused_at_every_effect(
         world, wish = prepared(make_world, keys, shape, verb)
         job = world.ask(wish)
         with effects.armed(at, strike):
-            try:
-                world.run(job)
-            except Unavailable:  # while the job's own row was written
-                pass
+            world.run(job)
         if effects.struck:
-            Job.objects.filter(pk=job.pk, status__in=["pending", "running"]).update(status=JobStatus.FAILED)
+            assert job.status in (JobStatus.FAILED, JobStatus.SUCCEEDED), (effects.last, job.message)
             world.check_parts()
             apply_again(world, wish, effects.last)
         check_done(world, verb)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_cancelled_at_every_effect(
     make_world: MakeWorld, keys: MemoryKeyServer, effects: Effects, shape: Shape, verb: str
@@ -174,7 +178,8 @@ def test_cancelled_at_every_effect(
         job = world.ask(wish)
 
         def cancel(what: str, job: Job = job) -> None:
-            Job.objects.filter(pk=job.pk).update(cancel_requested=True)
+            if threading.current_thread() is threading.main_thread():  # others have no part in this transaction
+                Job.objects.filter(pk=job.pk).update(cancel_requested=True)
 
         with effects.armed(at, cancel):
             world.run(job)
