@@ -4,6 +4,7 @@ Whatever it was before: the VM's definition always refers to whole parts that op
 same job (after a kill) or the same wish (after a failure) ends well, with nothing left over.
 """
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -86,11 +87,8 @@ def test_killed_before_every_effect_and_resumed(
         world, wish = prepared(make_world, keys, shape, verb)
         known = len(keys.keys)
         job = world.ask(wish)
-        with effects.armed(at, kill):
-            try:
-                world.run(job)
-            except Killed:
-                pass
+        with effects.armed(at, kill), contextlib.suppress(Killed):
+            world.run(job)
         if effects.struck:
             try:
                 world.check_parts()
@@ -109,11 +107,8 @@ def test_killed_and_then_cancelled_before_a_worker_took_it_up(
     for at in every_effect(effects):
         world, wish = prepared(make_world, keys, shape, verb)
         job = world.ask(wish)
-        with effects.armed(at, kill):
-            try:
-                world.run(job)
-            except Killed:
-                pass
+        with effects.armed(at, kill), contextlib.suppress(Killed):
+            world.run(job)
         if effects.struck:
             Job.objects.filter(pk=job.pk).update(status=JobStatus.CANCELLED, claim=None)
             apply_again(world, wish, effects.last)
