@@ -161,13 +161,14 @@ def _snapshot(path: Path) -> None:
 def _backing(path: Path) -> None:
     path.rename(path.with_name("base"))
     subprocess.run(
-        ["qemu-img", "create", "-q", "-f", "qcow2", "-b", path.with_name("base"), "-F", "qcow2", path], check=True
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(path.with_name("base")), "-F", "qcow2", str(path)],
+        check=True,
     )
 
 
 def _data_file(path: Path) -> None:
     path.unlink()
-    made = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", f"data_file={path}.data", path, "1M"]
+    made = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", f"data_file={path}.data", str(path), "1M"]
     subprocess.run(made, check=True)
 
 
@@ -187,7 +188,7 @@ def _empty(path: Path) -> None:
 
 def _absurd(path: Path) -> None:
     path.unlink()
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=2M", path, "2E"], check=True)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=2M", str(path), "2E"], check=True)
 
 
 @pytest.mark.parametrize(
