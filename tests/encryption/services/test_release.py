@@ -3,8 +3,8 @@
 import socket
 
 import pytest
+from django.conf import settings
 from django.contrib.auth.models import User
-from pytest_django.fixtures import SettingsWrapper
 
 from encryption.models import Key, KmsCluster, KmsServer, Stage, WrappedSecret
 from encryption.services import key_access, key_providers
@@ -136,13 +136,13 @@ def test_no_server_answers(encrypted: World, dead_port: int) -> None:
     refuse_start(encrypted, "kms_unreachable")
 
 
-def test_another_console_key(encrypted: World, settings: SettingsWrapper) -> None:
-    settings.CONSOLE_KEY = "00" * 32
+def test_another_console_key(encrypted: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "CONSOLE_KEY", "00" * 32)
     refuse_start(encrypted, "client_key_sealed_otherwise")
 
 
-def test_no_console_key(encrypted: World, settings: SettingsWrapper) -> None:
-    settings.CONSOLE_KEY = ""
+def test_no_console_key(encrypted: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "CONSOLE_KEY", "")
     refuse_start(encrypted, "console_key_missing")
 
 
