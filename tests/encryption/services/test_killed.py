@@ -100,6 +100,7 @@ def test_killed_before_every_effect_and_resumed(
         assert len(keys.keys) - known == (1 if verb == "encrypt" else 0), "one KEK, however often it was killed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_killed_and_then_cancelled_before_a_worker_took_it_up(
     make_world: MakeWorld, keys: MemoryKeyServer, effects: Effects, shape: Shape, verb: str
