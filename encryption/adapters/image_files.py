@@ -79,7 +79,7 @@ def create(path: str, *, like: str) -> None:
                 os.fchown(descriptor, owner.st_uid, owner.st_gid)
         finally:
             os.close(descriptor)
-        _sync_folder(path)
+        sync_folder(path)
     except OSError as exc:
         raise ImageFileError(f"cannot create {path}: {exc.strerror}") from exc
 
@@ -128,7 +128,7 @@ def copy_variable_store(template: str, target: str) -> None:
             _write_all(file.fileno(), content, 0)
             os.fsync(file.fileno())
         os.rename(part, target)
-        _sync_folder(target)
+        sync_folder(target)
     except OSError as exc:
         raise ImageFileError(f"cannot copy {template} to {target}: {exc.strerror}") from exc
 
@@ -168,7 +168,7 @@ def destroy(path: str) -> None:
                     _write_all(file.fileno(), bytes(min(_BLOCK, stop - offset)), offset)
             os.fsync(file.fileno())
         os.unlink(path)
-        _sync_folder(path)
+        sync_folder(path)
     except OSError as exc:
         raise ImageFileError(f"cannot destroy {path}: {exc.strerror}") from exc
 
@@ -203,7 +203,8 @@ def _knows_holes(descriptor: int) -> bool:
     return True
 
 
-def _sync_folder(path: str) -> None:
+def sync_folder(path: str) -> None:
+    """Returns when what was made, renamed or removed beside `path` is on stable storage."""
     folder = os.open(Path(path).parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)

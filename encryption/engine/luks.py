@@ -40,6 +40,7 @@ from encryption.engine.xts import Xts
 __all__ = [
     "HEADER_BYTES",
     "PREFIX_BYTES",
+    "TYPED_PASSPHRASE_ITERATIONS",
     "BadHeader",
     "Header",
     "Keyslot",
@@ -64,7 +65,7 @@ PREFIX_BYTES = _PAYLOAD_SECTOR * SECTOR_BYTES
 
 MAX_PASSPHRASE_BYTES = 512
 _RANDOM_PASSPHRASE_BYTES = 32
-_TYPED_PASSPHRASE_ITERATIONS = 600_000
+TYPED_PASSPHRASE_ITERATIONS = 600_000
 
 
 class KeyslotLocked(LuksError):
@@ -204,8 +205,8 @@ def _check_passphrase(passphrase: Secret, iterations: int) -> None:
         raise WeakPassphrase("passphrase is not valid utf-8, which qemu insists on") from None
     if not MIN_ITERATIONS <= iterations <= MAX_ITERATIONS:
         raise ValueError(f"{iterations} iterations are out of bounds")
-    if len(value) < _RANDOM_PASSPHRASE_BYTES and iterations < _TYPED_PASSPHRASE_ITERATIONS:
-        raise WeakPassphrase(f"a passphrase this short needs {_TYPED_PASSPHRASE_ITERATIONS} iterations or more")
+    if len(value) < _RANDOM_PASSPHRASE_BYTES and iterations < TYPED_PASSPHRASE_ITERATIONS:
+        raise WeakPassphrase(f"a passphrase this short needs {TYPED_PASSPHRASE_ITERATIONS} iterations or more")
 
 
 def _parse_whole(prefix: bytes) -> Header:

@@ -5,7 +5,7 @@ is destroyed. What a sampled run does NOT prove: blocks that it did not draw. LU
 comparison shows damage. Reads come from the page cache when it still has them; nothing here proves the medium.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,9 +29,18 @@ class Verification:
 
 
 def verify(
-    conversion: Conversion, source: Source, target: Source, *, full: bool = False, n_samples: int = 256
+    conversion: Conversion,
+    source: Source,
+    target: Source,
+    *,
+    full: bool = False,
+    n_samples: int = 256,
+    advance: Callable[[int], None] | None = None,
 ) -> Verification:
     """Compare the disk in `source` with the disk in `target`, sampled or `full`.
+
+    `advance` is told after every block how far from the disk's start the comparison has come: throttle. It may raise
+    Cancelled.
 
     A sampled run compares blocks of 64 KiB: the first, the last, both ends of the first 64 extents (stored or hole) of
     each image, and `n_samples` at random places; all of a small disk. Blocks are taken in ascending order.
@@ -60,6 +69,8 @@ def verify(
         compared += n_bytes
         if mismatch is not None:
             return Verification(compared, offset + mismatch)
+        if advance is not None:
+            advance(offset + n_bytes)
     return Verification(compared, None)
 
 
