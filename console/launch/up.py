@@ -115,7 +115,7 @@ def down(root: Path) -> int:
             [str(root / ".venv" / "bin" / "python"), "-m", "lab", "destroy", "--state", str(state.lab)],
             cwd=root, what="removing the lab",
         )  # fmt: skip
-        shutil.rmtree(state.lab)
+        shutil.rmtree(state.lab, ignore_errors=True)  # `destroy` has removed it where it was empty
         print("lab removed")
     if state.folder.exists():
         print(f"kept: the console's database, secrets and logs in {state.folder}")
