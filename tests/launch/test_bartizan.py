@@ -79,6 +79,7 @@ def test_another_distribution_is_told_how_to_go_on(checkout: Path, programs: Pat
         (["test", "quick"], {"redis-tools", "swtpm", "cryptsetup-bin"}, {"chromium"}),
         (["test"], {"swtpm", "chromium", "cryptsetup-bin"}, set()),
         (["check"], {"libvirt-dev"}, {"ovmf", "chromium"}),
+        (["manage", "disk", "info"], {"libvirt-dev"}, {"redis-tools", "swtpm"}),
     ],
     ids=" ".join,
 )
@@ -91,6 +92,18 @@ def test_each_command_wants_its_own_packages(
     wanted = set(line.partition("missing: ")[2].split())
     assert present <= wanted
     assert not absent & wanted
+
+
+def test_recovery_takes_the_venv_that_is_there(checkout: Path, programs: Path) -> None:
+    """No package is looked for, and one that was made for older requirements is not renewed."""
+    script(programs, "dpkg-query", "exit 1")
+    (checkout / ".venv" / "bin").mkdir(parents=True)
+    script(checkout / ".venv" / "bin", "python", 'echo "$@"')
+    assert "packages are missing" in run(checkout, programs, "manage", "disk", "info", "x").stderr
+    (checkout / ".venv" / "installed-requirements.txt").write_text("of long ago")
+    done = run(checkout, programs, "manage", "disk", "info", "x")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "-P -m console.launch manage disk info x\n"
 
 
 @pytest.mark.parametrize("command", ["down", "status"])

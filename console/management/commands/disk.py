@@ -9,7 +9,7 @@ import json
 import resource
 from argparse import ArgumentParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from django.core.management.base import BaseCommand, CommandError
 from typing_extensions import override
@@ -19,6 +19,7 @@ from encryption.recovery import definition, disk_copy, disk_facts, kms_config
 from encryption.recovery.disk_copy import DiskCopy
 from encryption.recovery.disk_facts import DiskFacts
 from encryption.recovery.key_file import read_passphrase
+from encryption.recovery.side_file import Operation
 from inventory.errors import Invalid, ServiceError
 
 _REFUSED, _USAGE, _INTERRUPTED = 1, 2, 130
@@ -81,7 +82,8 @@ class Command(BaseCommand):
         except ServiceError as exc:
             raise CommandError(_told(exc), returncode=_USAGE if isinstance(exc, Invalid) else _REFUSED) from exc
         except KeyboardInterrupt:
-            raise CommandError("interrupted; the same command again goes on", returncode=_INTERRUPTED) from None
+            goes_on = "; the same command again goes on" if action in get_args(Operation) else ""
+            raise CommandError(f"interrupted{goes_on}", returncode=_INTERRUPTED) from None
         finally:
             progress.end()
 

@@ -46,6 +46,14 @@ def test_a_good_copy_passes_by_sample() -> None:
     assert 4 * SAMPLE_BYTES < result.compared_bytes < SIZE
 
 
+@pytest.mark.parametrize("full", [True, False])
+def test_progress_ends_at_the_end(full: bool) -> None:
+    places: list[int] = []
+    verify(CONVERSION, source(), VOLUME, full=full, n_samples=3, advance=places.append)
+    assert places == sorted(set(places))
+    assert places[-1] == SIZE
+
+
 def test_a_small_disk_is_compared_whole() -> None:
     assert verify(CONVERSION, source(), VOLUME).compared_bytes == SIZE
 
