@@ -14,7 +14,10 @@ from inventory.admin import LookOnly, LookOnlyLines
 
 class KmsServerLines(LookOnlyLines):
     model = KmsServer
-    fields = ["position", "host", "port", "state", "state_reason", "vendor", "latency_ms", "checked_at"]
+    fields = [
+        "position", "host", "port", "state", "state_reason", "certificate_not_after", "vendor", "latency_ms",
+        "checked_at",
+    ]  # fmt: skip
 
 
 @admin.register(KmsCluster)
@@ -30,6 +33,8 @@ class KmsClusterAdmin(LookOnly):
         "trusted_pem",
         "client_csr_pem",
         "client_certificate_pem",
+        "client_certificate_next_pem",
+        "client_ca_pem",
         "created_at",
     ]
     inlines = [KmsServerLines]
@@ -41,7 +46,11 @@ class KmsServerAdmin(LookOnly):
     list_filter = ["state", "cluster"]
     search_fields = ["host", "cluster__name"]
     list_select_related = ["cluster"]
-    fields = ["cluster", "position", "host", "port", "state", "state_reason", "vendor", "latency_ms", "checked_at"]
+    fields = [
+        "cluster", "position", "host", "port", "state", "state_code", "state_reason", "console_trusts_server",
+        "server_trusts_console", "certificate_subject", "certificate_issuer", "certificate_fingerprint",
+        "certificate_not_after", "certificate_seen_at", "vendor", "latency_ms", "checked_at",
+    ]  # fmt: skip
 
 
 @admin.register(Key)
@@ -50,7 +59,7 @@ class KeyAdmin(LookOnly):
     list_filter = ["state", "cluster"]
     search_fields = ["key_id", "name"]
     list_select_related = ["cluster"]
-    fields = ["cluster", "key_id", "name", "algorithm", "state", "created_at"]
+    fields = ["cluster", "key_id", "name", "algorithm", "state", "created_at", "checked_at", "last_used_at"]
 
 
 @admin.register(StoragePolicy)

@@ -1,9 +1,10 @@
 """Forms of the encryption pages: shape only. What is allowed is decided by the services."""
 
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from django import forms
+from typing_extensions import override
 
 from encryption.services.options import VmOptions, Wish
 from inventory.forms import ClarityForm
@@ -62,3 +63,52 @@ class CertificateForm(ClarityForm):
         max_length=65_536,
         widget=forms.Textarea(attrs={"rows": PEM_ROWS, "spellcheck": "false", "class": "clr-textarea pem"}),
     )
+
+
+class AcceptCertificateForm(ClarityForm):
+    """`fingerprint` goes along, so that what is trusted is what was shown."""
+
+    fingerprint = forms.CharField(max_length=100, widget=forms.HiddenInput)
+    pin = forms.ChoiceField(label="Trust")
+
+    def __init__(self, *args: Any, with_issuer: bool, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        choices = [("certificate", "this certificate alone")]
+        if with_issuer:
+            choices.append(("issuer", "the CA that the server sent along"))
+        self.fields["pin"].choices = choices  # type: ignore[attr-defined]
+
+
+class SecretText(forms.Textarea):
+    """Input that is never put into a page again, not even beside an error."""
+
+    @override
+    def format_value(self, value: Any) -> str:
+        return ""
+
+
+class ClientKeyForm(CertificateForm):
+    private_key = forms.CharField(
+        label="Private key (PEM)",
+        max_length=65_536,
+        help_text="not encrypted; it is not shown again",
+        widget=SecretText(
+            attrs={"rows": PEM_ROWS, "spellcheck": "false", "autocomplete": "off", "class": "clr-textarea pem"}
+        ),
+    )
+
+
+REASON_LABELS: Final = {
+    "cessation_of_operation": "No longer needed",
+    "superseded": "Replaced by another key",
+    "key_compromise": "Compromised",
+    "unspecified": "Not specified",
+}
+
+
+class RevokeKeyForm(ClarityForm):
+    reason = forms.ChoiceField(label="Reason", choices=list(REASON_LABELS.items()))
+
+
+class DestroyKeyForm(ClarityForm):
+    confirm = forms.CharField(label="Key ID", max_length=255, help_text="type the key's ID to destroy it")

@@ -1,8 +1,8 @@
-"""Celery's entry points for the jobs of this app. The argument is the job's id and nothing else."""
+"""Celery's entry points for the jobs and the schedule of this app. Arguments are ids and nothing else."""
 
 from celery import shared_task
 
-from encryption.services import conversion, key_access
+from encryption.services import client_keys, conversion, key_access, key_lifecycle, kms_health
 from inventory import jobs
 
 
@@ -13,9 +13,59 @@ def create_client_key(job_id: str) -> None:
 
 @shared_task(name="encryption.check_key_provider")
 def check_key_provider(job_id: str) -> None:
-    jobs.run(job_id, key_access.check_key_provider)
+    jobs.run(job_id, kms_health.check_key_provider)
 
 
 @shared_task(name="encryption.apply_options")
 def apply_options(job_id: str) -> None:
     jobs.run(job_id, conversion.apply_options)
+
+
+@shared_task(name="encryption.fetch_server_certificate")
+def fetch_server_certificate(job_id: str) -> None:
+    jobs.run(job_id, kms_health.fetch_certificate)
+
+
+@shared_task(name="encryption.issue_client_certificate")
+def issue_client_certificate(job_id: str) -> None:
+    jobs.run(job_id, client_keys.issue_client_certificate)
+
+
+@shared_task(name="encryption.take_client_key")
+def take_client_key(job_id: str) -> None:
+    jobs.run(job_id, client_keys.take_client_key)
+
+
+@shared_task(name="encryption.use_client_certificate")
+def use_client_certificate(job_id: str) -> None:
+    jobs.run(job_id, client_keys.use_client_certificate)
+
+
+@shared_task(name="encryption.refresh_keys")
+def refresh_keys(job_id: str) -> None:
+    jobs.run(job_id, key_lifecycle.refresh_keys)
+
+
+@shared_task(name="encryption.revoke_key")
+def revoke_key(job_id: str) -> None:
+    jobs.run(job_id, key_lifecycle.revoke_key)
+
+
+@shared_task(name="encryption.destroy_key")
+def destroy_key(job_id: str) -> None:
+    jobs.run(job_id, key_lifecycle.destroy_key)
+
+
+@shared_task(name="encryption.make_transport_key")
+def make_transport_key() -> None:
+    client_keys.ensure_transport_key()
+
+
+@shared_task(name="encryption.check_key_providers")
+def check_key_providers() -> None:
+    kms_health.check_all()
+
+
+@shared_task(name="encryption.check_kms_cluster")
+def check_kms_cluster(cluster_id: str) -> None:
+    kms_health.check_cluster(cluster_id)

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from encryption.views import key_providers, vm_options
+from encryption.views import key_providers, key_trust, keys, vm_options
 
 app_name = "encryption"
 urlpatterns = [
@@ -14,6 +14,18 @@ urlpatterns = [
     path("kms/<uuid:cluster_id>/", key_providers.detail, name="kms-cluster"),
     path("kms/<uuid:cluster_id>/servers/add/", key_providers.add_server, name="kms-add-server"),
     path("kms/servers/<uuid:server_id>/remove/", key_providers.remove_server, name="kms-remove-server"),
+    path("kms/servers/<uuid:server_id>/edit/", key_providers.edit_server, name="kms-edit-server"),
+    path("kms/servers/<uuid:server_id>/move/<str:direction>/", key_providers.move_server, name="kms-move-server"),
+    path("kms/servers/<uuid:server_id>/fetch-certificate/", key_trust.fetch, name="kms-fetch-certificate"),
+    path("kms/servers/<uuid:server_id>/certificate/", key_trust.review, name="kms-review-certificate"),
+    path("kms/<uuid:cluster_id>/client/make/<str:method>/", key_trust.make, name="kms-make-client"),
+    path("kms/<uuid:cluster_id>/client/upload/", key_trust.upload, name="kms-upload-client"),
+    path("kms/<uuid:cluster_id>/client/use/", key_trust.use, name="kms-use-client"),
+    path("kms/<uuid:cluster_id>/client/<str:what>.pem", key_trust.download, name="kms-download"),
+    path("kms/<uuid:cluster_id>/keys/refresh/", keys.refresh, name="kms-refresh-keys"),
+    path("kms/keys/<uuid:key_id>/", keys.detail, name="kms-key"),
+    path("kms/keys/<uuid:key_id>/revoke/", keys.revoke, name="kms-revoke-key"),
+    path("kms/keys/<uuid:key_id>/destroy/", keys.destroy, name="kms-destroy-key"),
     path("kms/<uuid:cluster_id>/trust/", key_providers.trust, name="kms-trust"),
     path("kms/<uuid:cluster_id>/client-key/", key_providers.create_client_key, name="kms-client-key"),
     path("kms/<uuid:cluster_id>/client-request.pem", key_providers.client_request, name="kms-client-request"),

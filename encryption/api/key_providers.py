@@ -1,15 +1,13 @@
-"""Routes of key providers: servers, both directions of trust, keys."""
+"""Routes of key providers: servers, both directions of trust."""
 
-from typing import Any
 from uuid import UUID
 
 from django.http import HttpRequest
-from ninja import Query, Router
+from ninja import Router
 
 from encryption.api.schemas import (
     CertificateIn,
-    KeyOut,
-    KeyPage,
+    DirectionIn,
     KeyProviderIn,
     KeyProviderLine,
     KeyProviderOut,
@@ -18,7 +16,7 @@ from encryption.api.schemas import (
     RequestOut,
 )
 from encryption.services import key_providers
-from inventory.api.frame import PageQuery, actor_of, page_of
+from inventory.api.frame import actor_of
 from inventory.api.schemas import JobOut
 from inventory.errors import Conflict
 
@@ -69,6 +67,20 @@ def get_key_server(request: HttpRequest, server_id: UUID) -> KeyServerOut:
     return KeyServerOut.of(key_providers.server(server_id, actor=actor_of(request)))
 
 
+@router.put("/key-servers/{uuid:server_id}", response=KeyServerOut)
+def edit_key_server(request: HttpRequest, server_id: UUID, wanted: KeyServerIn) -> KeyServerOut:
+    """Another address. What was found out about the old one is forgotten."""
+    edited = key_providers.edit_server(server_id=server_id, host=wanted.host, port=wanted.port, actor=actor_of(request))
+    return KeyServerOut.of(edited)
+
+
+@router.post("/key-servers/{uuid:server_id}/move", response=KeyServerOut)
+def move_key_server(request: HttpRequest, server_id: UUID, wanted: DirectionIn) -> KeyServerOut:
+    """Changes places with its neighbour; at the end of the order nothing happens."""
+    moved = key_providers.move_server(server_id=server_id, direction=wanted.direction, actor=actor_of(request))
+    return KeyServerOut.of(moved)
+
+
 @router.delete("/key-servers/{uuid:server_id}", response={204: None})
 def remove_key_server(request: HttpRequest, server_id: UUID) -> None:
     key_providers.remove_server(server_id=server_id, actor=actor_of(request))
@@ -111,10 +123,3 @@ def install_client_certificate(request: HttpRequest, provider_id: UUID, wanted: 
 def check_key_provider(request: HttpRequest, provider_id: UUID) -> JobOut:
     """A worker connects to every server and notes what it finds."""
     return JobOut.of(key_providers.check(cluster_id=provider_id, actor=actor_of(request)))
-
-
-@router.get("/key-providers/{uuid:provider_id}/keys", response=KeyPage)
-def list_keys(request: HttpRequest, provider_id: UUID, page: Query[PageQuery]) -> dict[str, Any]:
-    """The newest first. No key is ever here: only its ID at the provider."""
-    found = key_providers.keys(cluster_id=provider_id, actor=actor_of(request), paging=page.paging())
-    return page_of(found, KeyOut.of)

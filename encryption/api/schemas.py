@@ -9,30 +9,42 @@ from typing import Annotated, Literal, Self
 from uuid import UUID
 
 from ninja import Schema
-from pydantic import Field
+from pydantic import Field, SecretStr
 from typing_extensions import override
 
 from encryption.models import Key, KmsCluster, KmsServer, Purpose, Stage, StoragePolicy
-from encryption.services import key_providers
-from encryption.services.key_providers import CertificateFacts
+from encryption.services import certificates
+from encryption.services.certificates import CertificateFacts
 from encryption.services.options import Plan, VmOptions, Wish
 from inventory.api.frame import Input, PageOut
 from inventory.api.schemas import Name, Ref
 
-ServerState = Literal["unknown", "connected", "unreachable", "untrusted"]
-KeyState = Literal["pre_active", "active", "deactivated", "compromised", "destroyed"]
-Pem = Annotated[str, Field(max_length=key_providers.MAX_PEM_CHARACTERS)]
+ServerState = Literal["unknown", "connected", "unreachable", "untrusted", "failing"]
+KeyState = Literal["pre_active", "active", "deactivated", "compromised", "destroyed", "missing"]
+Pem = Annotated[str, Field(max_length=certificates.MAX_PEM_CHARACTERS)]
 
 
 class KeyServerOut(Schema):
-    """One server of a key provider, as it was last found."""
+    """One server of a key provider, as it was last found. `state_code` is that of the error, empty while connected.
+
+    The directions of trust are null where they are not known. `certificate_fingerprint` is the SHA-256 of what the
+    server showed last, which nobody verified: review it, then accept it.
+    """
 
     id: UUID
     position: int
     host: str
     port: int
     state: ServerState
+    state_code: str
     state_reason: str
+    console_trusts_server: bool | None
+    server_trusts_console: bool | None
+    certificate_subject: str
+    certificate_issuer: str
+    certificate_fingerprint: str
+    certificate_not_after: datetime | None
+    certificate_seen_at: datetime | None
     vendor: str
     latency_ms: int | None
     checked_at: datetime | None
@@ -72,6 +84,8 @@ class CertificateOut(Schema):
     fingerprint: str
     not_before: datetime
     not_after: datetime
+    names: list[str]
+    is_ca: bool
 
     @classmethod
     def of(cls, facts: CertificateFacts) -> Self:
@@ -82,10 +96,13 @@ class KeyProviderOut(KeyProviderLine):
     """With both directions of trust: what the console trusts, and the certificate by which it shows itself.
 
     `has_client_request`: a signing request waits to be turned into the next client certificate.
+    `next_client_certificate`: made or uploaded, and not in use until it is put into use.
     """
 
     trusted: list[CertificateOut]
     client_certificate: list[CertificateOut]
+    next_client_certificate: list[CertificateOut]
+    console_ca: list[CertificateOut]
     has_client_request: bool
 
     @override
@@ -94,14 +111,21 @@ class KeyProviderOut(KeyProviderLine):
         line = KeyProviderLine.of(row)
         return cls(
             **line.dict(),
-            trusted=[CertificateOut.of(one) for one in key_providers.describe(row.trusted_pem)],
-            client_certificate=[CertificateOut.of(one) for one in key_providers.describe(row.client_certificate_pem)],
+            trusted=[CertificateOut.of(one) for one in certificates.describe(row.trusted_pem)],
+            client_certificate=[CertificateOut.of(one) for one in certificates.describe(row.client_certificate_pem)],
+            next_client_certificate=[
+                CertificateOut.of(one) for one in certificates.describe(row.client_certificate_next_pem)
+            ],
+            console_ca=[CertificateOut.of(one) for one in certificates.describe(row.client_ca_pem)],
             has_client_request=bool(row.client_csr_pem),
         )
 
 
 class KeyOut(Schema):
-    """A key at the key provider, known by its ID there, and the virtual machines whose secrets it wraps."""
+    """A key at the key provider, known by its ID there, and the virtual machines whose secrets it wraps.
+
+    `checked_at`: when its state was last read there. `last_used_at`: when a worker last fetched it.
+    """
 
     id: UUID
     key_id: str
@@ -109,6 +133,8 @@ class KeyOut(Schema):
     algorithm: str
     state: KeyState
     created_at: datetime
+    checked_at: datetime | None
+    last_used_at: datetime | None
     virtual_machines: list[Ref]
 
     @classmethod
@@ -155,6 +181,56 @@ class KeyServerIn(Input):
 
 class CertificateIn(Input):
     certificate_pem: Pem
+
+
+class ServerCertificateOut(Schema):
+    """What a server showed last, its issuers behind it. `can_pin_issuer`: it sent the CA that issued it along."""
+
+    seen_at: datetime | None
+    certificates: list[CertificateOut]
+    can_pin_issuer: bool
+
+
+class AcceptCertificateIn(Input):
+    """`fingerprint` of the server's own certificate, as it was reviewed; `pin` certificate or issuer."""
+
+    fingerprint: Annotated[str, Field(max_length=100)]
+    pin: Annotated[str, Field(max_length=20)] = "certificate"
+
+
+class DirectionIn(Input):
+    """`direction`: up is tried earlier, down later."""
+
+    direction: Annotated[str, Field(max_length=20)]
+
+
+class MethodIn(Input):
+    """`method`: console_ca (from a CA of this console) or self_signed."""
+
+    method: Annotated[str, Field(max_length=20)]
+
+
+class ClientIdentityIn(Input):
+    """A certificate with intermediates behind it, and its private key, not encrypted, both as PEM."""
+
+    certificate_pem: Pem
+    private_key_pem: Annotated[SecretStr, Field(max_length=certificates.MAX_PEM_CHARACTERS)]
+
+
+class PemOut(Schema):
+    pem: str
+
+
+class RevokeIn(Input):
+    """`reason` is one of KMIP: unspecified, key_compromise, superseded, cessation_of_operation."""
+
+    reason: Annotated[str, Field(max_length=40)]
+
+
+class DestroyIn(Input):
+    """`confirm` repeats the key's ID at the key provider (`key_id`)."""
+
+    confirm: Annotated[str, Field(max_length=255)]
 
 
 class PartOut(Schema):

@@ -1,6 +1,5 @@
 """Worker side of the key providers: our client key, connections with failover, keys. Never in the web process."""
 
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from encryption.engine.key_server import (
     KmsUntrusted,
     NotPermitted,
     ServerAddress,
+    TrustDirection,
 )
 from encryption.engine.secret import Secret
 from encryption.models import Key, KmsCluster, KmsServer
@@ -53,7 +53,7 @@ def service_error(exc: KmsError) -> ServiceError:
 
 def create_client_key(job: Job, progress: Progress) -> None:
     """Makes the console's key pair for one key provider, seals it, and writes the CSR for its administrator."""
-    cluster = _cluster(job)
+    cluster = cluster_of(job)
     progress.step("creating the client key")
     private = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Bartizan {cluster.id}")])
@@ -67,9 +67,10 @@ def create_client_key(job: Job, progress: Progress) -> None:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     with transaction.atomic():
-        cluster.client_key_next_sealed = keywrap.wrap(_console_key(), Secret(pem))
+        cluster.client_key_next_sealed = keywrap.wrap(console_key(), Secret(pem))
         cluster.client_csr_pem = request.public_bytes(serialization.Encoding.PEM).decode()
-        cluster.save(update_fields=["client_key_next_sealed", "client_csr_pem"])
+        cluster.client_certificate_next_pem = ""  # one pair is in the making at a time: this one now
+        cluster.save(update_fields=["client_key_next_sealed", "client_csr_pem", "client_certificate_next_pem"])
         events.record(
             "kms.client_key_created",
             f"{cluster}: new client key; its signing request waits for the KMS administrator",
@@ -77,58 +78,55 @@ def create_client_key(job: Job, progress: Progress) -> None:
         )  # fmt: skip
 
 
-def check_key_provider(job: Job, progress: Progress) -> None:
-    """Connects to each server in turn; the job fails when none is usable, and each server's row says why."""
-    cluster = _cluster(job)
-    servers = list(cluster.servers.all())
-    if not servers:
-        raise Conflict("no_key_server", f"{cluster} has no server", hint="add one")
-    failure: ServiceError | None = None
-    usable = 0
-    for number, server in enumerate(servers):
-        progress.step(f"connecting to {server}", total=len(servers))
-        progress.advance(number)
-        try:
-            _probe(cluster, server)
-            usable += 1
-        except KmsError as exc:
-            failure = service_error(exc)
-            _note_failure(server, exc)
-    if failure is not None and not usable:
-        raise failure
+def note_failure(server: KmsServer, exc: KmsError | ServiceError) -> None:
+    """Writes why a server cannot be used, and what that says of the two directions of trust."""
+    fields: dict[str, object] = {"latency_ms": None, "console_trusts_server": None, "server_trusts_console": None}
+    if isinstance(exc, KmsUntrusted):
+        state = KmsServer.State.UNTRUSTED
+        by_us = exc.direction is TrustDirection.CONSOLE_TRUSTS_SERVER
+        fields["console_trusts_server"] = not by_us
+        # The server is verified first: whether it would trust us is not known until we trust it.
+        fields["server_trusts_console"] = None if by_us else False
+    elif isinstance(exc, KmsUnreachable):
+        state = KmsServer.State.UNREACHABLE
+    elif isinstance(exc, KmsError):
+        state = KmsServer.State.FAILING
+        if isinstance(exc, NotPermitted):
+            fields |= {"console_trusts_server": True, "server_trusts_console": True}
+    else:
+        state = KmsServer.State.UNTRUSTED
+        missing = exc.code == "kms_server_not_trusted"
+        fields["console_trusts_server" if missing else "server_trusts_console"] = False
+    _note(server, state, exc.code, f"{exc}; {exc.hint}" if isinstance(exc, KmsError) else str(exc), fields)
 
 
-def _probe(cluster: KmsCluster, server: KmsServer) -> None:
-    began = time.monotonic()
-    with _client(cluster, server) as client:
-        client.locate(maximum=1)  # an operation needs both directions of trust; a query does not on every server
-        info = client.query()
-    server.latency_ms = round((time.monotonic() - began) * 1000)
-    server.vendor = info.vendor[:200]
-    _note(server, KmsServer.State.CONNECTED, "")
+def note_connected(server: KmsServer, **fields: object) -> None:
+    """Writes that a server answered a request, which takes both directions of trust."""
+    _note(
+        server, KmsServer.State.CONNECTED, "", "",
+        {"console_trusts_server": True, "server_trusts_console": True, **fields},
+    )  # fmt: skip
 
 
-def _note_failure(server: KmsServer, exc: KmsError) -> None:
-    state = KmsServer.State.UNTRUSTED if isinstance(exc, KmsUntrusted) else KmsServer.State.UNREACHABLE
-    server.latency_ms = None
-    _note(server, state, f"{exc}; {exc.hint}")
+def _note(server: KmsServer, state: KmsServer.State, code: str, reason: str, fields: dict[str, object]) -> None:
+    """Events only for a change: a server that stays down does not fill the history. Whoever notes it first tells it."""
+    now = timezone.now()
+    found = KmsServer.objects.filter(pk=server.pk)
+    with transaction.atomic():
+        changed = found.exclude(state=state, state_code=code).update(state=state, state_code=code)
+        found.update(state_reason=reason[:500], checked_at=now, **fields)
+        if changed:
+            bad = state != KmsServer.State.CONNECTED
+            events.record(
+                "kms.server_lost" if bad else "kms.server_connected",
+                f"Key server {server} of {server.cluster}: {state.label.lower()}" + (f": {reason}" if reason else ""),
+                target=server.cluster, actor=SYSTEM, severity=Severity.ERROR if bad else Severity.INFO,
+                server=str(server), code=code,
+            )  # fmt: skip
+    server.refresh_from_db()
 
 
-def _note(server: KmsServer, state: KmsServer.State, reason: str) -> None:
-    """Events only for a change of state: a server that stays down does not fill the history."""
-    changed = server.state != state
-    server.state, server.state_reason, server.checked_at = state, reason[:500], timezone.now()
-    server.save(update_fields=["state", "state_reason", "checked_at", "latency_ms", "vendor"])
-    if changed:
-        bad = state != KmsServer.State.CONNECTED
-        events.record(
-            "kms.server_lost" if bad else "kms.server_connected",
-            f"Key server {server} of {server.cluster}: {state.label.lower()}" + (f": {reason}" if reason else ""),
-            target=server.cluster, actor=SYSTEM, severity=Severity.ERROR if bad else Severity.INFO, server=str(server),
-        )  # fmt: skip
-
-
-def _console_key() -> Secret:
+def console_key() -> Secret:
     if not settings.CONSOLE_KEY:
         raise Unavailable(
             "console_key_missing",
@@ -138,7 +136,7 @@ def _console_key() -> Secret:
     return Secret(bytes.fromhex(settings.CONSOLE_KEY))
 
 
-def _client(cluster: KmsCluster, server: KmsServer) -> KmipClient:
+def open_client(cluster: KmsCluster, server: KmsServer) -> KmipClient:
     if not cluster.trusted_pem:
         raise Untrusted(
             "kms_server_not_trusted",
@@ -151,19 +149,28 @@ def _client(cluster: KmsCluster, server: KmsServer) -> KmipClient:
             f"this console has no client certificate for {cluster}",
             hint="create a client key, have its request signed, install the certificate",
         )
+    return client_with(
+        cluster, server, cluster.client_certificate_pem, unsealed(cluster, bytes(cluster.client_key_sealed))
+    )
+
+
+def client_with(cluster: KmsCluster, server: KmsServer, certificate_pem: str, key: Secret) -> KmipClient:
+    """A client that shows this certificate. Raises KmsUntrusted for PEM that cannot be used."""
+    tls = ClientTls(ca_pem=cluster.trusted_pem.encode(), certificate_pem=certificate_pem.encode(), key_pem=key)
+    seconds = float(settings.KMIP_TIMEOUT_SECONDS)
+    return KmipClient(ServerAddress(server.host, server.port), tls, Timeouts(connect=seconds, request=seconds))
+
+
+def unsealed(cluster: KmsCluster, sealed: bytes) -> Secret:
+    """A private key of ours for this cluster, out of the database. Raises Untrusted under another console key."""
     try:
-        key_pem = keywrap.unwrap(_console_key(), bytes(cluster.client_key_sealed))
+        return keywrap.unwrap(console_key(), sealed)
     except keywrap.UnwrapFailed as exc:
         raise Untrusted(
             "client_key_sealed_otherwise",
             f"the client key for {cluster} was sealed under another console key",
             hint="restore that console key, or create a new client key",
         ) from exc
-    tls = ClientTls(
-        ca_pem=cluster.trusted_pem.encode(), certificate_pem=cluster.client_certificate_pem.encode(), key_pem=key_pem
-    )
-    seconds = float(settings.KMIP_TIMEOUT_SECONDS)
-    return KmipClient(ServerAddress(server.host, server.port), tls, Timeouts(connect=seconds, request=seconds))
 
 
 def with_key_server(cluster: KmsCluster, use: Callable[[KeyServer], T]) -> T:
@@ -178,19 +185,27 @@ def with_key_server(cluster: KmsCluster, use: Callable[[KeyServer], T]) -> T:
     failures: list[KmsError] = []
     for server in servers:
         try:
-            with _client(cluster, server) as client:
+            with open_client(cluster, server) as client:
                 result = use(client)
             if server.state != KmsServer.State.CONNECTED:
-                _note(server, KmsServer.State.CONNECTED, "")
+                note_connected(server)
             return result
         except (KmsUnreachable, KmsUntrusted) as exc:
-            _note_failure(server, exc)
+            note_failure(server, exc)
             failures.append(exc)
             if isinstance(exc, KmsUnreachable) and exc.outcome_unknown:
                 break
         except KmsError as exc:
             raise service_error(exc) from exc
-    raise service_error(failures[0]) from failures[0]
+    raise _all_failed(failures) from failures[0]
+
+
+def _all_failed(failures: list[KmsError]) -> ServiceError:
+    """The first server's failure with its remedy, and what became of the others."""
+    found = service_error(failures[0])
+    if len(failures) == 1:
+        return found
+    return type(found)(found.code, "; ".join(str(one) for one in failures), hint=found.hint)
 
 
 def make_key(cluster: KmsCluster, vm: VirtualMachine, *, name: str, job: Job) -> Key:
@@ -218,10 +233,12 @@ def make_key(cluster: KmsCluster, vm: VirtualMachine, *, name: str, job: Job) ->
 @contextmanager
 def fetched_key(key: Key) -> Iterator[Secret]:
     """The KEK itself, from the KMS, for the time of the block. It is kept nowhere."""
-    yield with_key_server(key.cluster, lambda server: server.get_key(key.key_id))
+    kek = with_key_server(key.cluster, lambda server: server.get_key(key.key_id))
+    Key.objects.filter(pk=key.pk).update(last_used_at=timezone.now())
+    yield kek
 
 
-def _cluster(job: Job) -> KmsCluster:
+def cluster_of(job: Job) -> KmsCluster:
     found = KmsCluster.objects.filter(pk=job.target_id).first()
     if found is None:
         raise NotFound("key_provider_not_found", f"the key provider {job.target_name} is gone")

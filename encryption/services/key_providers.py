@@ -4,30 +4,26 @@ The web process writes addresses and certificates only. Everything that needs th
 connection, is a job on a worker, which has the console key (settings.CONSOLE_KEY).
 """
 
-from dataclasses import dataclass
-from datetime import datetime
+from functools import partial
 from typing import Final
 from uuid import UUID
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
 from django.db import transaction
-from django.db.models import Max, Prefetch, QuerySet
+from django.db.models import Max, Q, QuerySet
 
-from encryption.models import Key, KmsCluster, KmsServer, WrappedSecret
+from encryption.models import Key, KmsCluster, KmsServer
+from encryption.services import certificates, messages
 from inventory import events, jobs
 from inventory.authorize import VIEW, Actor, authorize
 from inventory.errors import Conflict, Invalid, NotFound
 from inventory.models import Job, Severity
-from inventory.services.listings import FIRST, Listing, Paging, listed
 
 CREATE_CLIENT_KEY: Final = jobs.register(jobs.JobKind("encryption.create_client_key", "Create client key"))
 CHECK: Final = jobs.register(jobs.JobKind("encryption.check_key_provider", "Check key provider"))
 MANAGE: Final = "encryption.manage_key_servers"
 MAX_NAME: Final = 80
 MAX_HOST: Final = 253
-MAX_PEM_CHARACTERS: Final = 65_536
 
 
 def clusters(*, actor: Actor) -> QuerySet[KmsCluster]:
@@ -42,13 +38,6 @@ def cluster(cluster_id: UUID, *, actor: Actor) -> KmsCluster:
     if found is None:
         raise NotFound("key_provider_not_found", f"there is no key provider {cluster_id}")
     return found
-
-
-def keys(*, cluster_id: UUID, actor: Actor, paging: Paging = FIRST) -> Listing[Key]:
-    """The cluster's keys, the newest first, with the VMs whose secrets each wraps; the wrapped secrets stay behind."""
-    owner = cluster(cluster_id, actor=actor)
-    secrets = WrappedSecret.objects.select_related("virtual_machine").defer("wrapped")
-    return listed(owner.keys.prefetch_related(Prefetch("wrapped_secrets", secrets)), paging)
 
 
 @transaction.atomic
@@ -93,19 +82,7 @@ def add_server(*, cluster_id: UUID, host: str, port: int, actor: Actor) -> KmsSe
     """One more server of the cluster, tried after those that are there."""
     authorize(actor, MANAGE)
     owner = cluster(cluster_id, actor=actor)
-    host = host.strip().strip("[]")
-    if (
-        not 0 < len(host) <= MAX_HOST
-        or not host.isprintable()
-        or any(char.isspace() or char in "/@?#" for char in host)
-    ):
-        raise Invalid(
-            "host_invalid", f"{host[:80]!r} is no host name or address", hint="give a DNS name or an IP address"
-        )
-    if not 1 <= port <= 65535:
-        raise Invalid("port_invalid", f"{port} is no port", hint="KMIP servers listen on 5696 as a rule")
-    if owner.servers.filter(host__iexact=host, port=port).exists():
-        raise Conflict("server_taken", f"{owner} has the server {host}:{port} already")
+    host = _checked_address(owner, host, port)
     last = owner.servers.aggregate(last=Max("position"))["last"]
     added = KmsServer.objects.create(cluster=owner, host=host, port=port, position=0 if last is None else last + 1)
     events.record(
@@ -115,11 +92,59 @@ def add_server(*, cluster_id: UUID, host: str, port: int, actor: Actor) -> KmsSe
 
 
 @transaction.atomic
+def edit_server(*, server_id: UUID, host: str, port: int, actor: Actor) -> KmsServer:
+    """Another address for a server. What was found out about the old one is forgotten."""
+    authorize(actor, MANAGE)
+    edited = server(server_id, actor=actor)
+    before = str(edited)
+    host = _checked_address(edited.cluster, host, port, but=edited)
+    if (edited.host, edited.port) == (host, port):
+        return edited
+    fresh = KmsServer(pk=edited.pk, cluster=edited.cluster, position=edited.position, host=host, port=port)
+    fresh.save(force_update=True)
+    events.record(
+        "kms.server_edited", f"Key server {before} of {fresh.cluster} is at {fresh} now", target=fresh.cluster,
+        actor=actor, server=str(fresh), before=before,
+    )  # fmt: skip
+    ask_check(fresh.cluster_id)
+    return fresh
+
+
+@transaction.atomic
+def move_server(*, server_id: UUID, direction: str, actor: Actor) -> KmsServer:
+    """Changes places with its neighbour, `direction` "up" (tried earlier) or "down". At the end nothing happens."""
+    authorize(actor, MANAGE)
+    if direction not in ("up", "down"):
+        raise Invalid("direction_invalid", f"{direction[:20]!r} is no direction", hint="up or down")
+    moved = server(server_id, actor=actor)
+    others = moved.cluster.servers.select_for_update()
+    if direction == "up":
+        neighbour = others.filter(position__lt=moved.position).order_by("-position").first()
+    else:
+        neighbour = others.filter(position__gt=moved.position).order_by("position").first()
+    if neighbour is None:
+        return moved
+    here, there = moved.position, neighbour.position
+    last = moved.cluster.servers.aggregate(last=Max("position"))["last"]
+    # By way of a free place: positions are unique at every moment.
+    KmsServer.objects.filter(pk=moved.pk).update(position=last + 1)
+    KmsServer.objects.filter(pk=neighbour.pk).update(position=here)
+    KmsServer.objects.filter(pk=moved.pk).update(position=there)
+    moved.position = there
+    order = [str(one) for one in moved.cluster.servers.all()]
+    events.record(
+        "kms.servers_ordered", f"{moved.cluster}: servers are tried in the order {', '.join(order)}",
+        target=moved.cluster, actor=actor, order=order,
+    )  # fmt: skip
+    return moved
+
+
+@transaction.atomic
 def remove_server(*, server_id: UUID, actor: Actor) -> None:
     authorize(actor, MANAGE)
     gone = server(server_id, actor=actor)
     owner, name = gone.cluster, str(gone)
-    if owner.keys.exists() and owner.servers.count() == 1:
+    if _has_living_keys(owner) and owner.servers.count() == 1:
         raise Conflict("key_server_needed", f"{name} is the only server of {owner}, which has keys in use")
     gone.delete()
     events.record(
@@ -132,12 +157,13 @@ def remove_server(*, server_id: UUID, actor: Actor) -> None:
 def remove_cluster(*, cluster_id: UUID, actor: Actor) -> None:
     authorize(actor, MANAGE)
     owner = cluster(cluster_id, actor=actor)
-    if owner.keys.exists():
+    if _has_living_keys(owner):
         raise Conflict(
             "key_provider_in_use",
             f"{owner} holds keys of this console's VMs",
-            hint="decrypt or recrypt those VMs first",
+            hint="decrypt those VMs and destroy the keys that protect nothing any more",
         )
+    owner.keys.all().delete()
     events.record("kms.removed", f"Key provider {owner} removed", target=owner, actor=actor, severity=Severity.WARNING)
     owner.delete()
 
@@ -159,13 +185,13 @@ def trust_server(*, cluster_id: UUID, certificate_pem: str, actor: Actor) -> Kms
     """The console trusts servers of this cluster that show a certificate issued by (or equal to) this one."""
     authorize(actor, MANAGE)
     owner = cluster(cluster_id, actor=actor)
-    anchors = _certificates(certificate_pem)
-    owner.trusted_pem = _pem(anchors)
+    anchors = certificates.given(certificate_pem)
+    owner.trusted_pem = certificates.text_of(anchors)
     owner.save(update_fields=["trusted_pem"])
-    subjects = [_subject(certificate) for certificate in anchors]
+    subjects = [certificates.subject(certificate) for certificate in anchors]
     events.record(
         "kms.server_trusted", f"{owner}: servers under {'; '.join(subjects)} are trusted", target=owner, actor=actor,
-        fingerprints=[_fingerprint(certificate) for certificate in anchors],
+        fingerprints=[certificates.fingerprint(certificate) for certificate in anchors],
     )  # fmt: skip
     return owner
 
@@ -184,15 +210,15 @@ def install_client_certificate(*, cluster_id: UUID, certificate_pem: str, actor:
     owner = cluster(cluster_id, actor=actor)
     if not owner.client_csr_pem:
         raise Conflict("no_signing_request", f"{owner} has no signing request", hint="create a client key first")
-    chain = _certificates(certificate_pem)
+    chain = certificates.given(certificate_pem)
     wanted = x509.load_pem_x509_csr(owner.client_csr_pem.encode()).public_key()
-    if _public_bytes(chain[0].public_key()) != _public_bytes(wanted):
+    if certificates.public_bytes(chain[0].public_key()) != certificates.public_bytes(wanted):
         raise Invalid(
             "certificate_of_another_key",
-            f"the first certificate ({_subject(chain[0])}) is not for the key of {owner}'s signing request",
+            f"the first certificate ({certificates.subject(chain[0])}) is not for the key of {owner}'s signing request",
             hint="have the request that is shown now signed, and put its certificate first",
         )
-    owner.client_certificate_pem = _pem(chain)
+    owner.client_certificate_pem = certificates.text_of(chain)
     owner.client_key_sealed, owner.client_key_next_sealed = owner.client_key_next_sealed, b""
     owner.client_csr_pem = ""
     owner.save(
@@ -200,8 +226,8 @@ def install_client_certificate(*, cluster_id: UUID, certificate_pem: str, actor:
     )
     events.record(
         "kms.client_certificate_installed",
-        f"{owner}: client certificate {_subject(chain[0])} installed",
-        target=owner, actor=actor, fingerprint=_fingerprint(chain[0]),
+        f"{owner}: client certificate {certificates.subject(chain[0])} installed",
+        target=owner, actor=actor, fingerprint=certificates.fingerprint(chain[0]),
         not_after=chain[0].not_valid_after_utc.isoformat(),
     )  # fmt: skip
     return owner
@@ -214,59 +240,33 @@ def check(*, cluster_id: UUID, actor: Actor) -> Job:
     return jobs.start(CHECK, target=cluster(cluster_id, actor=actor), actor=actor)
 
 
-@dataclass(frozen=True, slots=True)
-class CertificateFacts:
-    """What a page shows of one certificate."""
-
-    subject: str
-    issuer: str
-    fingerprint: str
-    not_before: datetime
-    not_after: datetime
+def ask_check(cluster_id: UUID) -> None:
+    """After a change: a worker looks at the servers soon, besides the schedule."""
+    transaction.on_commit(partial(messages.send, "encryption.check_kms_cluster", str(cluster_id)))
 
 
-def describe(pem: str) -> list[CertificateFacts]:
-    """Of certificates that are installed already; none for an empty text."""
-    return [
-        CertificateFacts(
-            subject=_subject(one),
-            issuer=one.issuer.rfc4514_string(),
-            fingerprint=_fingerprint(one),
-            not_before=one.not_valid_before_utc,
-            not_after=one.not_valid_after_utc,
-        )
-        for one in (x509.load_pem_x509_certificates(pem.encode()) if pem else [])
-    ]
-
-
-def _certificates(pem: str) -> list[x509.Certificate]:
-    if len(pem) > MAX_PEM_CHARACTERS:
-        raise Invalid("certificate_too_long", f"more than {MAX_PEM_CHARACTERS} characters of certificates")
-    if "PRIVATE KEY" in pem:
+def _checked_address(owner: KmsCluster, host: str, port: int, *, but: KmsServer | None = None) -> str:
+    """The host as it is kept. Raises Invalid, or Conflict where another server than `but` has the address."""
+    host = host.strip().strip("[]")
+    if (
+        not 0 < len(host) <= MAX_HOST
+        or not host.isprintable()
+        or any(char.isspace() or char in "/@?#" for char in host)
+    ):
         raise Invalid(
-            "private_key_given", "that text holds a private key", hint="give certificates only, and replace that key"
+            "host_invalid", f"{host[:80]!r} is no host name or address", hint="give a DNS name or an IP address"
         )
-    try:
-        return x509.load_pem_x509_certificates(pem.encode())
-    except (ValueError, InvalidSignature) as exc:
-        raise Invalid(
-            "certificate_invalid", "that text is no PEM certificate", hint="it begins with -----BEGIN CERTIFICATE-----"
-        ) from exc
+    if not 1 <= port <= 65535:
+        raise Invalid("port_invalid", f"{port} is no port", hint="KMIP servers listen on 5696 as a rule")
+    taken = owner.servers.filter(host__iexact=host, port=port)
+    if but is not None:
+        taken = taken.exclude(pk=but.pk)
+    if taken.exists():
+        raise Conflict("server_taken", f"{owner} has the server {host}:{port} already")
+    return host
 
 
-def _pem(certificates: list[x509.Certificate]) -> str:
-    return "".join(one.public_bytes(serialization.Encoding.PEM).decode() for one in certificates)
-
-
-def _subject(certificate: x509.Certificate) -> str:
-    return certificate.subject.rfc4514_string()
-
-
-def _fingerprint(certificate: x509.Certificate) -> str:
-    return certificate.fingerprint(hashes.SHA256()).hex()
-
-
-def _public_bytes(key: object) -> bytes:
-    encode = key.public_bytes  # type: ignore[attr-defined]
-    encoded: bytes = encode(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return encoded
+def _has_living_keys(owner: KmsCluster) -> bool:
+    """Keys that exist at the KMS, or that something here still hangs on."""
+    living = ~Q(state=Key.State.DESTROYED) | Q(wrapped_secrets__isnull=False) | Q(virtual_machines__isnull=False)
+    return owner.keys.filter(living).exists()

@@ -1,6 +1,6 @@
 """Pages of encryption, and where they plug into inventory's."""
 
-from encryption.views import key_providers, vm_options
+from encryption.views import key_providers, key_trust, keys, vm_options
 from inventory.models import TargetKind
 from inventory.views import extensions
 
@@ -11,4 +11,4 @@ extensions.add_section(
 )
 extensions.add_card(TargetKind.VIRTUAL_MACHINE, "encryption:vm-card")
 
-__all__ = ["key_providers", "vm_options"]
+__all__ = ["key_providers", "key_trust", "keys", "vm_options"]

@@ -1,19 +1,22 @@
 """Key Providers: the list, one provider with its servers and both directions of trust, and its dialogs."""
 
-from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
-from django.views.decorators.http import require_safe
+from django.utils import timezone
+from django.views.decorators.http import require_POST, require_safe
 
 from encryption import forms
+from encryption.services import certificates
 from encryption.services import key_providers as services
+from encryption.services import keys as key_services
+from encryption.views.kms_dialogs import act, confirm, form, page_of
 from inventory.authorize import authorize, may
-from inventory.forms import ConfirmForm
-from inventory.views.dialogs import dialog
+from inventory.services.listings import Paging
+from inventory.views.dialogs import done
 
 
 @require_safe
@@ -28,15 +31,27 @@ def index(request: HttpRequest) -> HttpResponse:
 @require_safe
 def detail(request: HttpRequest, cluster_id: UUID) -> HttpResponse:
     cluster = services.cluster(cluster_id, actor=request.user)
+    keys = key_services.keys(cluster_id=cluster_id, actor=request.user, paging=_paging(request))
     context = {
         "cluster": cluster,
         "servers": cluster.servers.all(),
-        "trusted": services.describe(cluster.trusted_pem),
-        "client": services.describe(cluster.client_certificate_pem),
-        "keys": cluster.keys.prefetch_related("wrapped_secrets__virtual_machine")[:200],
+        "soon": timezone.now() + certificates.WARN_BEFORE,
+        "trusted": certificates.describe(cluster.trusted_pem),
+        "client": certificates.describe(cluster.client_certificate_pem),
+        "staged": certificates.describe(cluster.client_certificate_next_pem),
+        "console_ca": certificates.describe(cluster.client_ca_pem),
+        "keys": keys,
+        "previous": keys.number - 1,
+        "next": keys.number + 1 if keys.number < keys.pages else 0,
         "may_manage": may(request.user, services.MANAGE),
     }
     return render(request, "encryption/kms_detail.html", context)
+
+
+def _paging(request: HttpRequest) -> Paging:
+    """Of a browser's address; what is no number is the first page."""
+    asked = request.GET.get("page", "")
+    return Paging(int(asked)) if asked.isascii() and asked.isdigit() and len(asked) < 8 else Paging()
 
 
 def add(request: HttpRequest) -> HttpResponse:
@@ -44,9 +59,9 @@ def add(request: HttpRequest) -> HttpResponse:
 
     def submit(data: dict[str, Any]) -> str:
         added = services.add_provider(name=data["name"], host=data["host"], port=data["port"], actor=request.user)
-        return _page(added.pk)
+        return page_of(added.pk)
 
-    return _form(
+    return form(
         request, forms.KeyProviderForm, submit, title="Add key provider", button="Add", back=reverse("encryption:kms")
     )
 
@@ -56,9 +71,29 @@ def add_server(request: HttpRequest, cluster_id: UUID) -> HttpResponse:
 
     def submit(data: dict[str, Any]) -> str:
         services.add_server(cluster_id=cluster_id, host=data["host"], port=data["port"], actor=request.user)
-        return _page(cluster_id)
+        return page_of(cluster_id)
 
-    return _form(request, forms.KeyServerForm, submit, title="Add key server", button="Add", back=_page(cluster_id))
+    return form(request, forms.KeyServerForm, submit, title="Add key server", button="Add", back=page_of(cluster_id))
+
+
+def edit_server(request: HttpRequest, server_id: UUID) -> HttpResponse:
+    authorize(request.user, services.MANAGE)
+    server = services.server(server_id, actor=request.user)
+
+    def submit(data: dict[str, Any]) -> str:
+        services.edit_server(server_id=server_id, host=data["host"], port=data["port"], actor=request.user)
+        return page_of(server.cluster_id)
+
+    return form(
+        request, forms.KeyServerForm, submit, {"host": server.host, "port": server.port},
+        title="Edit key server", button="Save", back=page_of(server.cluster_id),
+    )  # fmt: skip
+
+
+@require_POST
+def move_server(request: HttpRequest, server_id: UUID, direction: str) -> HttpResponse:
+    moved = services.move_server(server_id=server_id, direction=direction, actor=request.user)
+    return done(request, page_of(moved.cluster_id))
 
 
 def remove_server(request: HttpRequest, server_id: UUID) -> HttpResponse:
@@ -67,11 +102,11 @@ def remove_server(request: HttpRequest, server_id: UUID) -> HttpResponse:
 
     def submit(_: dict[str, Any]) -> str:
         services.remove_server(server_id=server_id, actor=request.user)
-        return _page(server.cluster_id)
+        return page_of(server.cluster_id)
 
     question = f"Remove {server} from {server.cluster}? Keys stay on the server."
-    return _confirm(
-        request, submit, question, title="Remove key server", button="Remove", back=_page(server.cluster_id)
+    return confirm(
+        request, submit, question, title="Remove key server", button="Remove", back=page_of(server.cluster_id)
     )
 
 
@@ -80,10 +115,10 @@ def trust(request: HttpRequest, cluster_id: UUID) -> HttpResponse:
 
     def submit(data: dict[str, Any]) -> str:
         services.trust_server(cluster_id=cluster_id, certificate_pem=data["certificate"], actor=request.user)
-        return _page(cluster_id)
+        return page_of(cluster_id)
 
-    return _form(
-        request, forms.CertificateForm, submit, title="Trust key servers", button="Trust", back=_page(cluster_id),
+    return form(
+        request, forms.CertificateForm, submit, title="Trust key servers", button="Trust", back=page_of(cluster_id),
         text="The CA that issues the key servers' certificates, or one server's own certificate.",
     )  # fmt: skip
 
@@ -91,7 +126,7 @@ def trust(request: HttpRequest, cluster_id: UUID) -> HttpResponse:
 def create_client_key(request: HttpRequest, cluster_id: UUID) -> HttpResponse:
     question = "Create a client key for {}? A worker makes it and a signing request for the KMS administrator. "
     question += "A certificate in use stays until the new one is installed."
-    return _act(request, cluster_id, services.request_client_key, question, title="Create client key", button="Create")
+    return act(request, cluster_id, services.request_client_key, question, title="Create client key", button="Create")
 
 
 @require_safe
@@ -110,54 +145,28 @@ def install_client_certificate(request: HttpRequest, cluster_id: UUID) -> HttpRe
         services.install_client_certificate(
             cluster_id=cluster_id, certificate_pem=data["certificate"], actor=request.user
         )
-        return _page(cluster_id)
+        return page_of(cluster_id)
 
-    return _form(
+    return form(
         request, forms.CertificateForm, submit, title="Install client certificate", button="Install",
-        back=_page(cluster_id),
+        back=page_of(cluster_id),
         text="The certificate that the KMS administrator made from the signing request, intermediates behind it.",
     )  # fmt: skip
 
 
 def check(request: HttpRequest, cluster_id: UUID) -> HttpResponse:
     question = "Connect to every server of {} and note what is found?"
-    return _act(request, cluster_id, services.check, question, title="Check connection", button="Check")
+    return act(request, cluster_id, services.check, question, title="Check connection", button="Check")
 
 
 def set_default(request: HttpRequest, cluster_id: UUID) -> HttpResponse:
     question = "Take new keys from {} from now on? VMs that are encrypted keep their keys."
-    return _act(request, cluster_id, services.set_default, question, title="Set as default", button="Set as default")
+    return act(request, cluster_id, services.set_default, question, title="Set as default", button="Set as default")
 
 
 def remove(request: HttpRequest, cluster_id: UUID) -> HttpResponse:
     question = "Remove the key provider {}? Its servers are not touched."
     page = reverse("encryption:kms")
-    return _act(
+    return act(
         request, cluster_id, services.remove_cluster, question, page, title="Remove key provider", button="Remove"
     )
-
-
-def _act(
-    request: HttpRequest, cluster_id: UUID, service: Callable[..., Any], question: str, page: str = "", **context: str
-) -> HttpResponse:
-    """Asks `question` of one key provider and calls the service at a yes; then `page`, or the provider's own."""
-    authorize(request.user, services.MANAGE)
-    cluster = services.cluster(cluster_id, actor=request.user)
-
-    def submit(_: dict[str, Any]) -> str:
-        service(cluster_id=cluster_id, actor=request.user)
-        return page or _page(cluster_id)
-
-    return _confirm(request, submit, question.format(cluster), back=_page(cluster_id), **context)
-
-
-def _page(cluster_id: UUID) -> str:
-    return reverse("encryption:kms-cluster", args=[cluster_id])
-
-
-def _form(request: HttpRequest, form: Any, submit: Any, **context: str) -> HttpResponse:
-    return dialog(request, template="encryption/kms_form.html", form=form, submit=submit, context=context)
-
-
-def _confirm(request: HttpRequest, submit: Any, question: str, **context: str) -> HttpResponse:
-    return _form(request, ConfirmForm, submit, text=question, **context)

@@ -14,7 +14,18 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from console.api import api
-from encryption.models import Key, KmsCluster, KmsServer, Purpose, Stage, StoragePolicy, VmSecurity, WrappedSecret
+from encryption.models import (
+    ClientKeyUpload,
+    Key,
+    KmsCluster,
+    KmsServer,
+    Purpose,
+    Stage,
+    StoragePolicy,
+    TransportKey,
+    VmSecurity,
+    WrappedSecret,
+)
 from inventory.models import Disk, Event, Host, Job, VirtualMachine
 from tests.api_client import ROOT, Caller, caller
 
@@ -291,12 +302,18 @@ def test_nothing_sealed_or_wrapped_is_in_any_answer(
     admin: Caller, provider: KmsCluster, vm: VirtualMachine, sent: list[object]
 ) -> None:
     """Every GET of the API, with an object behind every id, in all the writings that bytes could have."""
-    KmsCluster.objects.update(client_key_sealed=PLANTED, client_key_next_sealed=PLANTED)
-    encrypted(provider, vm)
+    KmsCluster.objects.update(
+        client_key_sealed=PLANTED, client_key_next_sealed=PLANTED, client_ca_key_sealed=PLANTED,
+        client_ca_pem=certificate((ca := ec.generate_private_key(ec.SECP256R1())).public_key(), ca),
+    )  # fmt: skip
+    TransportKey.objects.create(public_pem="x", private_sealed=PLANTED)
+    ClientKeyUpload.objects.create(cluster=provider, certificate_pem="x", sealed=PLANTED)
+    key = encrypted(provider, vm)
     job = admin.post(f"/key-providers/{provider.pk}/check").body["id"]
     ids = {
         "datacenter_id": vm.host.cluster.datacenter_id, "cluster_id": vm.host.cluster_id, "host_id": vm.host_id,
-        "vm_id": vm.pk, "job_id": job, "event_id": Event.objects.all()[0].pk if Event.objects.exists() else 1,
+        "vm_id": vm.pk, "job_id": job, "key_id": key.pk, "what": "console-ca",
+        "event_id": Event.objects.all()[0].pk if Event.objects.exists() else 1,
         "provider_id": provider.pk, "server_id": KmsServer.objects.get().pk, "view": "hosts", "kind": "host",
         "target_id": vm.host_id, "datastore_id": vm.host.datastores.create(name="images", kind="dir").pk,
     }  # fmt: skip

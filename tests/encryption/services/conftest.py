@@ -37,7 +37,7 @@ def keys(db: None, monkeypatch: pytest.MonkeyPatch) -> MemoryKeyServer:
     def client(cluster: KmsCluster, address: KmsServer) -> MemoryKeyServer:
         return server
 
-    monkeypatch.setattr(key_access, "_client", client)
+    monkeypatch.setattr(key_access, "open_client", client)
     return server
 
 

@@ -1,0 +1,139 @@
+"""Worker side of the life of keys at the KMS: their states read, revoked, destroyed."""
+
+from collections.abc import Sequence
+
+from django.utils import timezone
+
+from encryption.engine.key_server import KeyAttributes, KeyNotFound, KeyServer, KeyState, RevocationReason
+from encryption.models import Key, KmsCluster
+from encryption.services.key_access import cluster_of, with_key_server
+from encryption.services.keys import refuse_in_use
+from inventory import events
+from inventory.authorize import SYSTEM, Actor
+from inventory.errors import NotFound
+from inventory.jobs import Progress
+from inventory.models import Job, Severity
+
+_BATCH = 100
+_STATES = {
+    KeyState.PRE_ACTIVE: Key.State.PRE_ACTIVE,
+    KeyState.ACTIVE: Key.State.ACTIVE,
+    KeyState.DEACTIVATED: Key.State.DEACTIVATED,
+    KeyState.COMPROMISED: Key.State.COMPROMISED,
+    KeyState.DESTROYED: Key.State.DESTROYED,
+    KeyState.DESTROYED_COMPROMISED: Key.State.DESTROYED,
+}
+
+
+def refresh_keys(job: Job, progress: Progress) -> None:
+    """Reads the state of every key of one provider, and counts keys there that this console does not know.
+
+    Those are told and not adopted: they may protect VMs of another console.
+    """
+    cluster = cluster_of(job)
+    known = list(cluster.keys.exclude(state=Key.State.DESTROYED))
+    progress.step("asking for the states of the keys", total=len(known))
+    for first in range(0, len(known), _BATCH):
+        refresh_states(cluster, known[first : first + _BATCH], actor=job.actor)
+        progress.advance(first)
+    progress.step("looking for other keys")
+    there = with_key_server(cluster, lambda server: server.locate())
+    ours = set(cluster.keys.values_list("key_id", flat=True))
+    unknown = sum(key_id not in ours for key_id in there)
+    events.record(
+        "kms.keys_refreshed",
+        f"{cluster}: {len(known)} keys asked for; {unknown} more there that this console does not know",
+        target=cluster, actor=job.actor, job=job, keys=len(known), unknown=unknown,
+    )  # fmt: skip
+
+
+def refresh_states(cluster: KmsCluster, rows: Sequence[Key], *, actor: Actor | str = SYSTEM) -> None:
+    """Writes what the KMS says of these keys, over one connection."""
+    if not rows:
+        return
+
+    def ask(server: KeyServer) -> list[KeyAttributes | None]:
+        return [_asked(server, row) for row in rows]
+
+    for row, found in zip(rows, with_key_server(cluster, ask), strict=True):
+        before, row.checked_at = row.state, timezone.now()
+        if found is None:
+            row.state = Key.State.MISSING
+        else:
+            row.state = _STATES[found.state]
+            if found.algorithm and found.length_bits:
+                row.algorithm = f"{found.algorithm}-{found.length_bits}"[:20]
+        row.save(update_fields=["state", "algorithm", "checked_at"])
+        if row.state != before:
+            _tell(row, actor)
+
+
+def revoke_key(job: Job, progress: Progress) -> None:
+    """Revokes at the KMS. Run again it finds the key revoked and is content."""
+    row = _row(job)
+    reason = RevocationReason(job.params["reason"])
+    if reason is not RevocationReason.KEY_COMPROMISE:
+        refuse_in_use(row)
+    progress.step(f"revoking key {row}")
+
+    def revoke(server: KeyServer) -> KeyState:
+        if server.state(row.key_id) is KeyState.ACTIVE or reason is RevocationReason.KEY_COMPROMISE:
+            server.revoke(row.key_id, reason, f"by {job.actor}")
+        return server.state(row.key_id)
+
+    row.state = _STATES[with_key_server(row.cluster, revoke)]
+    row.checked_at = timezone.now()
+    row.save(update_fields=["state", "checked_at"])
+    _record(row, job, "key.revoked", f"Key {row} of {row.cluster} revoked ({reason.value.replace('_', ' ')})")
+
+
+def destroy_key(job: Job, progress: Progress) -> None:
+    """Destroys at the KMS, revoking first what is active. Whether it is in use is asked again right before."""
+    row = _row(job)
+    progress.step(f"destroying key {row}")
+
+    def destroy(server: KeyServer) -> None:
+        refuse_in_use(row)
+        try:
+            if server.state(row.key_id) is KeyState.ACTIVE:
+                server.revoke(row.key_id, RevocationReason.CESSATION_OF_OPERATION, f"by {job.actor}")
+            server.destroy(row.key_id)
+        except KeyNotFound:
+            return  # an earlier attempt, or somebody there, was first
+
+    with_key_server(row.cluster, destroy)
+    row.state, row.checked_at = Key.State.DESTROYED, timezone.now()
+    row.save(update_fields=["state", "checked_at"])
+    _record(row, job, "key.destroyed", f"Key {row} of {row.cluster} destroyed")
+
+
+def _asked(server: KeyServer, row: Key) -> KeyAttributes | None:
+    try:
+        return server.attributes(row.key_id)
+    except KeyNotFound:
+        return None
+
+
+def _tell(row: Key, actor: Actor | str) -> None:
+    """A key that protects something and cannot be had for long any more is an alarm."""
+    bad = row.state not in (Key.State.PRE_ACTIVE, Key.State.ACTIVE) and row.wrapped_secrets.exists()
+    events.record(
+        "key.state_changed",
+        f"Key {row} of {row.cluster} is {row.get_state_display().lower()} now"
+        + (", and VMs are encrypted under it" if bad else ""),
+        target=row.cluster, actor=actor, severity=Severity.ERROR if bad else Severity.INFO,
+        key_id=row.key_id, state=row.state,
+    )  # fmt: skip
+
+
+def _row(job: Job) -> Key:
+    found = Key.objects.select_related("cluster").filter(pk=job.params["key"]).first()
+    if found is None:
+        raise NotFound("key_not_found", f"the key of {job.target_name} is gone")
+    return found
+
+
+def _record(row: Key, job: Job, kind: str, message: str) -> None:
+    events.record(
+        kind, message, target=row.cluster, actor=job.actor, job=job, severity=Severity.WARNING, key_id=row.key_id
+    )

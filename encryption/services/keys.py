@@ -1,0 +1,109 @@
+"""Keys at the key providers, web side: what each protects and when it was used, and asking a worker to end one.
+
+A key that something hangs on is never destroyed, and is revoked only where it is compromised: KMIP still gives out a
+revoked key, so that its VMs can be brought under another one.
+"""
+
+from typing import Final
+from uuid import UUID
+
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.db.models import Prefetch, Q, QuerySet
+
+from encryption.engine.key_server import RevocationReason
+from encryption.models import Key, WrappedSecret
+from encryption.services.key_providers import MANAGE, cluster
+from inventory import jobs
+from inventory.authorize import VIEW, Actor, authorize
+from inventory.errors import Conflict, Invalid, NotFound
+from inventory.models import LIVE_STATUSES, Event, Job, TargetKind
+from inventory.services.listings import FIRST, Listing, Paging, listed
+
+REFRESH: Final = jobs.register(jobs.JobKind("encryption.refresh_keys", "Refresh keys"))
+REVOKE: Final = jobs.register(jobs.JobKind("encryption.revoke_key", "Revoke key"))
+DESTROY: Final = jobs.register(jobs.JobKind("encryption.destroy_key", "Destroy key"))
+REASONS: Final = tuple(reason.value for reason in RevocationReason)
+ENDED: Final = (Key.State.DESTROYED, Key.State.MISSING)
+HISTORY: Final = 50
+
+
+def keys(*, cluster_id: UUID, actor: Actor, paging: Paging = FIRST) -> Listing[Key]:
+    """The cluster's keys, the newest first, with the VMs whose secrets each wraps; the wrapped secrets stay behind."""
+    owner = cluster(cluster_id, actor=actor)
+    return listed(_with_secrets(owner.keys.all()), paging)
+
+
+def key(key_id: UUID, *, actor: Actor) -> Key:
+    """`key_id` is the row's id, not the KMIP identifier."""
+    authorize(actor, VIEW)
+    found = _with_secrets(Key.objects.select_related("cluster").filter(pk=key_id)).first()
+    if found is None:
+        raise NotFound("key_not_found", f"there is no key {key_id}")
+    return found
+
+
+def history(found: Key) -> list[Event]:
+    """The latest events about the key, and of its sending to hosts for the VMs it protects now: who used it when."""
+    vms = {secret.virtual_machine_id for secret in found.wrapped_secrets.all()}
+    mine = Q(kind__startswith="key.", data__key_id=found.key_id)
+    sent = Q(kind="key.released", target_kind=TargetKind.VIRTUAL_MACHINE, target_id__in=vms)
+    return list(Event.objects.filter(mine | sent).order_by("-id")[:HISTORY])
+
+
+@transaction.atomic
+def request_refresh(*, cluster_id: UUID, actor: Actor) -> Job:
+    """A worker asks the KMS for the state of every key, and counts what else it finds there."""
+    authorize(actor, MANAGE)
+    return jobs.start(REFRESH, target=cluster(cluster_id, actor=actor), actor=actor)
+
+
+@transaction.atomic
+def revoke(*, key_id: UUID, reason: str, actor: Actor) -> Job:
+    """Out of use at the KMS, for good. `reason` is one of REASONS."""
+    authorize(actor, MANAGE)
+    found = key(key_id, actor=actor)
+    if reason not in REASONS:
+        raise Invalid("reason_invalid", f"{reason[:40]!r} is no reason", hint=f"one of {', '.join(REASONS)}")
+    if reason != RevocationReason.KEY_COMPROMISE:
+        refuse_in_use(found)
+    if found.state in ENDED:
+        raise Conflict("key_ended", f"key {found} is {found.get_state_display().lower()}")
+    return jobs.start(REVOKE, target=found.cluster, actor=actor, params={"key": str(found.pk), "reason": reason})
+
+
+@transaction.atomic
+def destroy(*, key_id: UUID, confirm: str, actor: Actor) -> Job:
+    """Destroys an unused key at the KMS, for ever. `confirm` must repeat its identifier there."""
+    authorize(actor, MANAGE)
+    found = key(key_id, actor=actor)
+    refuse_in_use(found)
+    if found.state == Key.State.DESTROYED:
+        raise Conflict("key_ended", f"key {found} is destroyed already")
+    if confirm.strip() != found.key_id:
+        raise Invalid("confirmation_mismatch", f"that is not the ID of key {found}", hint="type it as it is shown")
+    return jobs.start(DESTROY, target=found.cluster, actor=actor, params={"key": str(found.pk)})
+
+
+def refuse_in_use(found: Key) -> None:
+    """Raises Conflict `key_in_use` where secrets are wrapped under the key, or a VM or a running change has it."""
+    row = WrappedSecret.objects.filter(key=found).select_related("virtual_machine").defer("wrapped").first()
+    security = found.virtual_machines.select_related("virtual_machine").first()
+    if row is not None or security is not None:
+        user = str(row) if row is not None else str(security)
+        raise Conflict("key_in_use", f"key {found} is in use: {user}", hint="decrypt or recrypt that VM first")
+    if _is_being_used(found):
+        raise Conflict("key_in_use", f"key {found} is in use by a task that made it", hint="wait for its end")
+
+
+def _is_being_used(found: Key) -> bool:
+    """Its name ends with the job that made it (key_access.new_key_name): one that lives may be about to use it."""
+    try:
+        return Job.objects.filter(pk=found.name.rpartition("/")[2], status__in=LIVE_STATUSES).exists()
+    except ValidationError:  # no identifier at all
+        return False
+
+
+def _with_secrets(rows: QuerySet[Key]) -> QuerySet[Key]:
+    secrets = WrappedSecret.objects.select_related("virtual_machine").defer("wrapped")
+    return rows.prefetch_related(Prefetch("wrapped_secrets", secrets))
