@@ -131,12 +131,12 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 3600.0,
         "options": {"expires": 600},
     },
-}
     "look at the key servers": {
         "task": "encryption.check_key_providers",
         "schedule": float(env_int("BARTIZAN_KMS_CHECK_SECONDS", 300, minimum=30, maximum=24 * 3600)),
         "options": {"queue": "attestation", "expires": 60},
     },
+}
 
 # The key that seals what only workers may read (KMS client keys). The web process is started without it.
 CONSOLE_KEY = env_secret("BARTIZAN_CONSOLE_KEY", required=False)
