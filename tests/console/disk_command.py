@@ -1,12 +1,14 @@
 """Runs `manage disk` in this process, where pytest-django refuses every database access, or as a program."""
 
 import io
+import json
 import os
 import signal
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -15,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 KEY = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 OTHER_KEY = "f" * 64
 LUKS_PREFIX = 2_068_480
+DISK_SIZE = 3 * 2**20 + 77
+CONTENT = Random(5).randbytes(70_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +78,36 @@ def write_key(path: Path, content: str | bytes) -> Path:
 
 def names_in(folder: Path) -> set[str]:
     return set(os.listdir(folder))
+
+
+def make_raw(path: Path, size: int, *places: int) -> Path:
+    with path.open("wb") as file:
+        file.truncate(size)
+        for place in (2**20, size - len(CONTENT), *places):
+            file.seek(place)
+            file.write(CONTENT)
+    return path
+
+
+def opens(image: Path, key: Path) -> bool:
+    command = ["cryptsetup", "luksOpen", "--test-passphrase", "--key-file", str(key), str(image)]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def qemu_read(image: Path, key: Path) -> bytes:
+    plain = image.with_suffix(".qemu")
+    subprocess.run(
+        ["qemu-img", "convert", "--object", f"secret,id=s,file={key}", "-O", "raw", "--image-opts",
+         f"driver=luks,key-secret=s,file.filename={image}", str(plain)],
+        check=True,
+    )  # fmt: skip
+    return plain.read_bytes()
+
+
+def padded(content: bytes) -> bytes:
+    return content.ljust(-(-len(content) // 512) * 512, b"\0")
+
+
+def facts(path: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads(disk("info", path, "--json").out)
+    return found

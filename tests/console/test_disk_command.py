@@ -1,117 +1,48 @@
-"""The recovery command on image files, against cryptsetup and qemu-img, killed, misled and misused."""
+"""The recovery command on image files: against cryptsetup and qemu-img, misled and misused."""
 
 import fcntl
-import json
 import os
 import shutil
 import stat
 import struct
 import subprocess
 from pathlib import Path
-from random import Random
 
 import pytest
 
 from console.management.progress_line import ProgressLine
 from encryption.adapters import image_files
 from tests.console.disk_command import (
+    DISK_SIZE,
     KEY,
     LUKS_PREFIX,
-    OTHER_KEY,
     ROOT,
     disk,
-    kill_at_first_checkpoint,
+    facts,
     names_in,
-    offset_in,
+    opens,
+    padded,
     program,
+    qemu_read,
     refused,
     write_key,
 )
-
-SIZE = 3 * 2**20 + 77
-CONTENT = Random(5).randbytes(70_000)
-
-
-@pytest.fixture
-def key(tmp_path: Path) -> Path:
-    return write_key(tmp_path / "key", KEY)
-
-
-@pytest.fixture
-def other_key(tmp_path: Path) -> Path:
-    return write_key(tmp_path / "other-key", OTHER_KEY)
-
-
-@pytest.fixture
-def raw(tmp_path: Path) -> Path:
-    """A sparse disk of an odd size."""
-    return make_raw(tmp_path / "disk.raw", SIZE)
-
-
-@pytest.fixture
-def volume(raw: Path, key: Path, tmp_path: Path) -> Path:
-    disk("encrypt", raw, tmp_path / "volume.luks", "--key-file", key, "--verify", "none")
-    return tmp_path / "volume.luks"
-
-
-def make_raw(path: Path, size: int, *places: int) -> Path:
-    with path.open("wb") as file:
-        file.truncate(size)
-        for place in (2**20, size - len(CONTENT), *places):
-            file.seek(place)
-            file.write(CONTENT)
-    return path
-
-
-def opens(image: Path, key: Path) -> bool:
-    command = ["cryptsetup", "luksOpen", "--test-passphrase", "--key-file", str(key), str(image)]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-def qemu_read(image: Path, key: Path) -> bytes:
-    plain = image.with_suffix(".qemu")
-    subprocess.run(
-        ["qemu-img", "convert", "--object", f"secret,id=s,file={key}", "-O", "raw", "--image-opts",
-         f"driver=luks,key-secret=s,file.filename={image}", str(plain)],
-        check=True,
-    )  # fmt: skip
-    return plain.read_bytes()
-
-
-def padded(content: bytes) -> bytes:
-    return content.ljust(-(-len(content) // 512) * 512, b"\0")
-
-
-def facts(path: Path) -> dict[str, object]:
-    found: dict[str, object] = json.loads(disk("info", path, "--json").out)
-    return found
-
-
-def interrupt(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> None:
-    """The command, with Ctrl-C at the first block."""
-
-    def stop(_self: ProgressLine, _done: int) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched, pytest.raises(Exception, match="the same command again goes on"):
-        patched.setattr(ProgressLine, "advance", stop)
-        disk(*words)
 
 
 def test_encrypted_for_cryptsetup_and_qemu_and_back(raw: Path, key: Path, other_key: Path, tmp_path: Path) -> None:
     before = raw.read_bytes()
     target, plain = tmp_path / "target.luks", tmp_path / "plain.raw"
     done = disk("encrypt", raw, target, "--key-file", key)
-    assert f"--size {SIZE}" in done.err
+    assert f"--size {DISK_SIZE}" in done.err
     assert KEY not in done.out + done.err
     assert opens(target, key)
     assert not opens(target, other_key)
     assert qemu_read(target, key) == padded(before)
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
 
-    disk("decrypt", target, plain, "--key-file", key, "--size", str(SIZE), "--verify", "full")
+    disk("decrypt", target, plain, "--key-file", key, "--size", str(DISK_SIZE), "--verify", "full")
     assert plain.read_bytes() == before == raw.read_bytes()
-    assert plain.stat().st_blocks * 512 < SIZE // 2
+    assert plain.stat().st_blocks * 512 < DISK_SIZE // 2
     assert not [name for name in names_in(tmp_path) if "resume" in name]
 
 
@@ -169,28 +100,6 @@ def test_a_passphrase_that_may_be_a_persons_is_stretched(
     luks = facts(tmp_path / "target")["luks"]
     assert isinstance(luks, dict)
     assert luks["keyslots"] == {"0": iterations}
-
-
-def test_killed_it_goes_on(tmp_path: Path) -> None:
-    """There and back, each killed and ended by the same command; the disk is large enough for some checkpoints."""
-    source = make_raw(tmp_path / "disk.raw", 224 * 2**20, 65 * 2**20, 130 * 2**20, 200 * 2**20)
-    key, volume, plain = write_key(tmp_path / "key", KEY), tmp_path / "volume.luks", tmp_path / "plain.raw"
-    for words, target in (
-        (("encrypt", source, volume, "--key-file", key), volume),
-        (("decrypt", volume, plain, "--key-file", key, "--verify", "full"), plain),
-    ):
-        side = Path(f"{target}.bartizan-resume")
-        left = kill_at_first_checkpoint(side, *words)
-        assert KEY not in left
-        assert stat.S_IMODE(side.stat().st_mode) == 0o600
-        assert facts(target)["unfinished"] is True
-        offset = offset_in(side)
-        done = disk(*words)
-        assert f"went on from byte {offset}," in done.out
-        assert not side.exists()
-        assert facts(target)["unfinished"] is False
-    assert subprocess.run(["cmp", str(source), str(plain)], check=False).returncode == 0
-    refused("encrypt", source, volume, "--key-file", key, code="target_exists")
 
 
 def test_runs_with_no_environment_no_state_and_no_database(raw: Path, key: Path, tmp_path: Path) -> None:
@@ -339,123 +248,6 @@ def test_too_little_space_is_seen_before(
     assert not (tmp_path / "t").exists()
     # A raw target may need less than its size.
     assert "1000 are free" in disk("decrypt", volume, tmp_path / "t", "--key-file", key).err
-
-
-def test_interrupted_copies_go_on_only_as_they_were_begun(
-    raw: Path, volume: Path, key: Path, other_key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target, side = tmp_path / "t", tmp_path / "t.bartizan-resume"
-    words = ("recrypt", volume, target, "--key-file", key, "--new-key-file", other_key)
-    interrupt(monkeypatch, *words)
-    begun = target.read_bytes()
-    refused("recrypt", volume, target, "--key-file", key, "--new-key-file", key, code="wrong_passphrase")
-    refused(*words, "--size", str(SIZE), code="resume_other_size")
-    refused("decrypt", volume, target, "--key-file", key, code="resume_other_operation")
-    refused("encrypt", raw, target, "--key-file", other_key, code="resume_other_operation")
-    shutil.copy(volume, tmp_path / "copy.luks")
-    refused("recrypt", tmp_path / "copy.luks", *words[2:], code="source_changed")
-
-    with target.open("r+b") as other_run:
-        fcntl.flock(other_run, fcntl.LOCK_EX)
-        refused(*words, code="target_busy")
-    assert target.read_bytes() == begun
-
-    left = side.read_text()
-    for damage in (
-        "",
-        left[:-5],
-        left + "more\n",
-        left.replace("offset 0", "offset 1e3"),
-        left.replace(" 1\n", " 2\n"),
-    ):
-        side.write_text(damage)
-        refused(*words, code="resume_file_damaged")
-    side.write_text(left.replace("offset 0", "offset 99999999999"))
-    refused(*words, code="image_unusable")
-    side.write_text(left)
-    side.chmod(0o666)
-    refused(*words, code="resume_file_foreign")
-    side.chmod(0o600)
-    assert target.read_bytes() == begun
-
-    disk(*words)
-    assert opens(target, other_key)
-
-
-def test_a_changed_source_ends_the_copy(raw: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ("encrypt", raw, tmp_path / "t", "--key-file", key)
-    interrupt(monkeypatch, *words)
-    with raw.open("r+b") as file:
-        file.write(b"changed")
-    os.utime(raw, ns=(0, 10**18))
-    text = refused(*words, code="source_changed")
-    assert f"delete {tmp_path / 't'} and {tmp_path / 't'}.bartizan-resume" in text
-
-
-def test_another_file_in_the_targets_place_is_left_alone(
-    raw: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = tmp_path / "t"
-    words = ("encrypt", raw, target, "--key-file", key)
-    interrupt(monkeypatch, *words)
-    target.rename(tmp_path / "aside")
-    target.write_text("precious")
-    refused(*words, code="target_changed")
-    assert target.read_text() == "precious"
-    target.unlink()
-    (tmp_path / "aside").rename(target)
-    with target.open("r+b") as file:
-        file.truncate(10)
-    refused(*words, code="target_changed")
-    # With the target gone there is nothing to lose, and nothing to go on from.
-    target.unlink()
-    disk(*words)
-    assert opens(target, key)
-
-
-def test_killed_before_the_target_was_known(raw: Path, key: Path, tmp_path: Path) -> None:
-    """The side file is there, the target is not, or is empty still."""
-    target, side = tmp_path / "t", tmp_path / "t.bartizan-resume"
-    facts_of = raw.stat()
-    fingerprint = f"{facts_of.st_ino}.{facts_of.st_size}.{facts_of.st_mtime_ns}"
-    left = f"bartizan-resume 1\noperation encrypt\nsource {fingerprint}\nsize {SIZE}\ntarget none\noffset none\n"
-    words = ("encrypt", raw, target, "--key-file", key)
-    write_key(side, left)
-    target.write_text("precious")
-    refused(*words, code="target_changed")
-    target.write_text("")
-    disk(*words)
-    assert opens(target, key)
-
-
-def at_verification(monkeypatch: pytest.MonkeyPatch, path: Path, place: int) -> None:
-    """Somebody writes to `path` between copy and verification."""
-    step = ProgressLine.step
-
-    def meddle(self: ProgressLine, name: str, total_bytes: int) -> None:
-        if name.startswith("verifying"):
-            with path.open("r+b") as file:
-                file.seek(place)
-                file.write(b"meddled")
-            os.utime(path, ns=(0, 10**18))
-        step(self, name, total_bytes)
-
-    monkeypatch.setattr(ProgressLine, "step", meddle)
-
-
-def test_a_copy_that_differs_is_written_anew(raw: Path, key: Path, tmp_path: Path) -> None:
-    words = ("encrypt", raw, tmp_path / "t", "--key-file", key)
-    with pytest.MonkeyPatch.context() as patched:
-        at_verification(patched, tmp_path / "t", LUKS_PREFIX + 1_500_000)
-        refused(*words, code="verification_failed")
-    disk(*words, "--verify", "full")
-    assert qemu_read(tmp_path / "t", key) == padded(raw.read_bytes())
-
-
-def test_a_source_that_changes_meanwhile(raw: Path, key: Path, tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patched:
-        at_verification(patched, raw, 0)
-        refused("encrypt", raw, tmp_path / "t", "--key-file", key, code="source_changed")
 
 
 def test_names_that_are_no_text(raw: Path, key: Path, tmp_path: Path) -> None:

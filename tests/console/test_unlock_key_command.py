@@ -28,13 +28,10 @@ DEAD = "127.0.0.1:1"
 class Vm:
     """A protected VM: its data keys, its definition in a file, and the TOML file for the key server."""
 
-    def __init__(self, folder: Path, server: RunningKms) -> None:
+    def __init__(self, folder: Path, server: RunningKms, kek_id: str, kek: Secret) -> None:
         self.folder = folder
+        self.kek_id = kek_id
         self.keys = {target: Secret.generate(32) for _, target in PARTS}
-        with server.client() as client:
-            self.kek_id = client.create_key(name=f"key {os.urandom(8).hex()}")
-            client.activate(self.kek_id)
-            kek = client.get_key(self.kek_id)
         secrets = tuple(
             WrappedKey(purpose, target, uuid.uuid4(), keywrap.wrap(kek, self.keys[target]), self.kek_id, "raw", SIZE)
             for purpose, target in PARTS
@@ -85,9 +82,17 @@ class Vm:
         self.config.write_text(text.replace(old, new))
 
 
+@pytest.fixture(scope="module")
+def kek(kms_server: RunningKms) -> tuple[str, Secret]:
+    with kms_server.client() as client:
+        key_id = client.create_key(name=f"key {os.urandom(8).hex()}")
+        client.activate(key_id)
+        return key_id, client.get_key(key_id)
+
+
 @pytest.fixture
-def vm(tmp_path: Path, kms_server: RunningKms) -> Vm:
-    return Vm(tmp_path, kms_server)
+def vm(tmp_path: Path, kms_server: RunningKms, kek: tuple[str, Secret]) -> Vm:
+    return Vm(tmp_path, kms_server, *kek)
 
 
 @pytest.fixture(scope="module")
