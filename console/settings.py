@@ -1,5 +1,6 @@
 """Django's settings. Every choice an operator has is a variable of the environment, read through `env.py`."""
 
+import re
 from pathlib import Path
 from urllib.parse import quote
 
@@ -140,7 +141,7 @@ CELERY_BEAT_SCHEDULE = {
 
 # The key that seals what only workers may read (KMS client keys). The web process is started without it.
 CONSOLE_KEY = env_secret("BARTIZAN_CONSOLE_KEY", required=False)
-if CONSOLE_KEY and len(CONSOLE_KEY) != 64:
+if CONSOLE_KEY and not re.fullmatch("[0-9a-fA-F]{64}", CONSOLE_KEY):
     raise SettingsError("BARTIZAN_CONSOLE_KEY must be 64 hexadecimal digits (32 bytes)")
 KMIP_TIMEOUT_SECONDS = env_int("BARTIZAN_KMIP_TIMEOUT", 10, minimum=1, maximum=300)
 LIBVIRT_TEST_DRIVER = env_bool("BARTIZAN_LIBVIRT_TEST_DRIVER", default=False)

@@ -2,7 +2,7 @@
 
 from celery import shared_task
 
-from encryption.services import client_keys, conversion, key_access, key_lifecycle, kms_health
+from encryption.services import client_keys, conversion, key_access, key_lifecycle, kms_health, recrypt
 from inventory import jobs
 
 
@@ -69,3 +69,13 @@ def check_key_providers() -> None:
 @shared_task(name="encryption.check_kms_cluster")
 def check_kms_cluster(cluster_id: str) -> None:
     kms_health.check_cluster(cluster_id)
+
+
+@shared_task(name="encryption.recrypt_vm")
+def recrypt_vm(job_id: str) -> None:
+    jobs.run(job_id, recrypt.run_recrypt_vm)
+
+
+@shared_task(name="encryption.recrypt_vms")
+def recrypt_vms(job_id: str) -> None:
+    jobs.run(job_id, recrypt.run_recrypt_vms)

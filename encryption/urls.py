@@ -8,6 +8,7 @@ app_name = "encryption"
 urlpatterns = [
     path("vms/<uuid:vm_id>/options/", vm_options.show, name="vm-options"),
     path("vms/<uuid:vm_id>/options/plan/", vm_options.plan, name="vm-plan"),
+    path("vms/<uuid:vm_id>/recrypt/", vm_options.recrypt_vm, name="vm-recrypt"),
     path("vms/<uuid:vm_id>/card/", vm_options.card, name="vm-card"),
     path("kms/", key_providers.index, name="kms"),
     path("kms/add/", key_providers.add, name="kms-add"),
@@ -34,6 +35,7 @@ urlpatterns = [
         key_providers.install_client_certificate,
         name="kms-client-certificate",
     ),
+    path("kms/<uuid:cluster_id>/recrypt/", key_providers.recrypt, name="kms-recrypt"),
     path("kms/<uuid:cluster_id>/check/", key_providers.check, name="kms-check"),
     path("kms/<uuid:cluster_id>/default/", key_providers.set_default, name="kms-default"),
     path("kms/<uuid:cluster_id>/remove/", key_providers.remove, name="kms-remove"),

@@ -6,7 +6,7 @@ from django.http import HttpRequest
 from ninja import Router
 
 from encryption.api.schemas import PlanOut, StoragePolicyOut, VmOptionsOut, WishIn
-from encryption.services import options
+from encryption.services import options, recrypt
 from inventory.api.frame import actor_of
 from inventory.api.schemas import JobOut
 
@@ -33,3 +33,15 @@ def plan_vm_options(request: HttpRequest, vm_id: UUID, wanted: WishIn) -> PlanOu
 def apply_vm_options(request: HttpRequest, vm_id: UUID, wanted: WishIn) -> JobOut:
     """Starts the job that does what the plan shows."""
     return JobOut.of(options.apply_options(vm_id=vm_id, wish=wanted.wish(), actor=actor_of(request)))
+
+
+@router.post("/virtual-machines/{uuid:vm_id}/recrypt", response={202: JobOut})
+def recrypt_vm(request: HttpRequest, vm_id: UUID) -> JobOut:
+    """Starts the job that gives the VM a new key (KEK); its data keys and its data stay, and it may run."""
+    return JobOut.of(recrypt.recrypt_vm(vm_id=vm_id, actor=actor_of(request)))
+
+
+@router.post("/key-providers/{uuid:provider_id}/recrypt", response={202: JobOut})
+def recrypt_provider(request: HttpRequest, provider_id: UUID) -> JobOut:
+    """Starts one job that gives every VM with a key of this provider a new one."""
+    return JobOut.of(recrypt.recrypt_provider(cluster_id=provider_id, actor=actor_of(request)))

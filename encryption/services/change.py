@@ -11,11 +11,10 @@ from typing import Final
 
 from encryption.adapters import image_files, swtpm
 from encryption.adapters.image_files import ImageFileError
-from encryption.engine import keywrap, metadata
-from encryption.engine.metadata import ProtectedVm, WrappedKey
+from encryption.engine import keywrap
 from encryption.engine.secret import Secret
 from encryption.models import OPENED_BY_SECRET, Key, Purpose, Stage, WrappedSecret
-from encryption.services import vtpm_files
+from encryption.services import vm_metadata, vtpm_files
 from encryption.services.key_access import fetched_key
 from encryption.services.options import Wish, policy_of
 from encryption.services.parts import is_plain_again, opens, path_in, uses
@@ -33,11 +32,6 @@ from inventory.services.definitions import (
 )
 
 DATA_KEY_BYTES: Final = 32
-_METADATA_PURPOSE: Final[dict[Purpose, metadata.Purpose]] = {
-    Purpose.DISK: "disk",
-    Purpose.NVRAM: "nvram",
-    Purpose.VTPM: "vtpm",
-}
 
 
 @dataclass(slots=True)
@@ -317,21 +311,13 @@ def _check_switched(change: Change, row: WrappedSecret, path: str, *, is_so: boo
 def switch_definition(change: Change) -> None:
     """One definition with all that is ready: either the guest starts from the old parts or from the new ones."""
     ready = [*change.rows(Stage.ENCRYPTING), *change.rows(Stage.DECRYPTING)]
-    try:
-        protected = protected_vm(change, without=[row for row in ready if row.stage == Stage.DECRYPTING])
-        element = metadata.to_xml(protected) if protected else None
-    except metadata.BadMetadata as exc:
-        raise Conflict(
-            "metadata_unfit",
-            f"{change.vm}: {exc}",
-            hint="rename the key provider, the policy or the disk that is meant",
-        ) from exc
+    element = _metadata(change, without=[row for row in ready if row.stage == Stage.DECRYPTING])
 
     def edit(xml: str) -> str:
         for row in ready:
             xml = _switch(xml, row)
-        xml = set_metadata(xml, metadata.NAMESPACE, element)
-        return set_dump_core(xml, is_allowed=protected is None)
+        xml = set_metadata(xml, vm_metadata.NAMESPACE, element)
+        return set_dump_core(xml, is_allowed=element is None)
 
     change.hypervisor.redefine(change.vm.uuid, edit)
     change.look()
@@ -355,34 +341,14 @@ def _switch(xml: str, row: WrappedSecret) -> str:
     return set_disk(xml, row.target, path=path, format="raw" if encrypt else row.plain_format, secret_uuid=secret_uuid)
 
 
-def protected_vm(change: Change, *, without: list[WrappedSecret]) -> ProtectedVm | None:
+def _metadata(change: Change, *, without: list[WrappedSecret]) -> str | None:
     """What the VM's metadata will say: all secrets that open its parts once this change is done; None when plain."""
-    policy = policy_of(change.wish)
-    if not policy.encrypts:
+    policy, key = policy_of(change.wish), change.vm.security.key if policy_of(change.wish).encrypts else None
+    if key is None:
         return None
     gone = {row.secret_uuid for row in without}
     rows = [row for row in change.rows(Stage.ENCRYPTING, *OPENED_BY_SECRET) if row.secret_uuid not in gone]
-    security = change.vm.security
-    if security.key is None:
-        return None
-    return ProtectedVm(
-        kms_cluster=security.key.cluster.id,
-        kms_cluster_name=security.key.cluster.name,
-        kek_id=security.key.key_id,
-        policy=policy.name,
-        secrets=tuple(
-            WrappedKey(
-                purpose=_METADATA_PURPOSE[Purpose(row.purpose)],
-                target=row.target or row.purpose,
-                secret_uuid=row.secret_uuid,
-                wrapped=bytes(row.wrapped),
-                kek_id=row.key.key_id,
-                source_format="qcow2" if row.plain_format == "qcow2" else "raw",
-                size=row.size_bytes,
-            )
-            for row in rows
-        ),
-    )
+    return vm_metadata.element(change.vm, policy, key, rows)
 
 
 def vtpm_state_exists(row: WrappedSecret) -> bool:

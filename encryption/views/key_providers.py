@@ -13,6 +13,7 @@ from encryption import forms
 from encryption.services import certificates
 from encryption.services import key_providers as services
 from encryption.services import keys as key_services
+from encryption.services.recrypt import recrypt_provider
 from encryption.views.kms_dialogs import act, confirm, form, page_of
 from inventory.authorize import authorize, may
 from inventory.services.listings import Paging
@@ -157,6 +158,11 @@ def install_client_certificate(request: HttpRequest, cluster_id: UUID) -> HttpRe
 def check(request: HttpRequest, cluster_id: UUID) -> HttpResponse:
     question = "Connect to every server of {} and note what is found?"
     return act(request, cluster_id, services.check, question, title="Check connection", button="Check")
+
+
+def recrypt(request: HttpRequest, cluster_id: UUID) -> HttpResponse:
+    question = "Give every VM with a key of {} a new key? Data keys and data stay as they are; the VMs may run."
+    return act(request, cluster_id, recrypt_provider, question, title="Recrypt all VMs", button="Recrypt")
 
 
 def set_default(request: HttpRequest, cluster_id: UUID) -> HttpResponse:

@@ -9,13 +9,14 @@ from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from encryption.forms import VmOptionsForm
-from encryption.services import options
+from encryption.services import options, recrypt
 from encryption.services.options import VmOptions
-from inventory.authorize import may
+from inventory.authorize import authorize, may
 from inventory.errors import ServiceError
+from inventory.forms import ConfirmForm
 from inventory.models import TargetKind
 from inventory.views import pages
-from inventory.views.dialogs import done
+from inventory.views.dialogs import dialog, done
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -46,6 +47,26 @@ def plan(request: HttpRequest, vm_id: UUID) -> HttpResponse:
 def card(request: HttpRequest, vm_id: UUID) -> HttpResponse:
     found = options.vm_options(vm_id=vm_id, actor=request.user)
     return render(request, "encryption/_vm_card.html", {"found": found})
+
+
+def recrypt_vm(request: HttpRequest, vm_id: UUID) -> HttpResponse:
+    """Asks, and starts the job that gives the VM a new key."""
+    vm = pages.load_vm(vm_id, request.user)
+    authorize(request.user, recrypt.ACTION, vm)
+    page = reverse("inventory:monitor", args=[TargetKind.VIRTUAL_MACHINE, vm_id])
+
+    def submit(_: dict[str, Any]) -> str:
+        recrypt.recrypt_vm(vm_id=vm_id, actor=request.user)
+        return page
+
+    text = f"Create a new key for {vm} and wrap its data keys under it? The data stay as they are; the VM may run."
+    context = {
+        "title": "Recrypt",
+        "button": "Recrypt",
+        "text": text,
+        "back": reverse("encryption:vm-options", args=[vm_id]),
+    }
+    return dialog(request, template="encryption/kms_form.html", form=ConfirmForm, submit=submit, context=context)
 
 
 def _panel(request: HttpRequest, found: VmOptions, form: VmOptionsForm) -> dict[str, Any]:

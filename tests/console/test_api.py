@@ -225,6 +225,8 @@ ROUTES_OF_VIEWS = {
     "inventory:remove-vm": "remove_virtual_machine",
     "encryption:vm-options": "apply_vm_options",
     "encryption:vm-plan": "plan_vm_options",
+    "encryption:vm-recrypt": "recrypt_vm",
+    "encryption:kms-recrypt": "recrypt_provider",
     "encryption:kms-add": "add_key_provider",
     "encryption:kms-add-server": "add_key_server",
     "encryption:kms-remove-server": "remove_key_server",
