@@ -36,7 +36,7 @@ def fetch_server_certificate(address: ServerAddress, *, timeout: float = 5.0) ->
         raise KmsProtocolError(address, "shows no certificate: no TLS server, or one older than TLS 1.2")
     try:
         return _described(x509.load_der_x509_certificate(chain[0]), chain[1:])
-    except ValueError as exc:
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as exc:
         raise KmsProtocolError(address, "shows a certificate that cannot be read") from exc
 
 

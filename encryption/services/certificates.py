@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -18,6 +18,7 @@ from inventory.errors import Invalid
 
 MAX_PEM_CHARACTERS: Final = 65_536
 WARN_BEFORE: Final = timedelta(days=30)
+_NO_EXTENSION: Final = (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,10 @@ def given(pem: str) -> list[x509.Certificate]:
             "private_key_given", "that text holds a private key", hint="give certificates only, and replace that key"
         )
     try:
-        return x509.load_pem_x509_certificates(pem.encode())
-    except (ValueError, InvalidSignature) as exc:
+        found = x509.load_pem_x509_certificates(pem.encode())
+        found[0].public_key()  # a kind of key that the crypto module does not know shows only here
+        return found
+    except (ValueError, InvalidSignature, UnsupportedAlgorithm) as exc:
         raise Invalid(
             "certificate_invalid", "that text is no PEM certificate", hint="it begins with -----BEGIN CERTIFICATE-----"
         ) from exc
@@ -148,13 +151,13 @@ def issuer_of(chain: list[x509.Certificate]) -> x509.Certificate | None:
 def is_ca(certificate: x509.Certificate) -> bool:
     try:
         return bool(certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca)
-    except (x509.ExtensionNotFound, ValueError):
+    except _NO_EXTENSION:
         return False
 
 
 def _names(certificate: x509.Certificate) -> tuple[str, ...]:
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except _NO_EXTENSION:
         return ()
     return (*found.get_values_for_type(x509.DNSName), *map(str, found.get_values_for_type(x509.IPAddress)))

@@ -19,11 +19,12 @@ from django.utils import timezone
 from encryption.engine import keywrap, transport
 from encryption.engine.key_server import KmsError
 from encryption.engine.secret import Secret
-from encryption.models import ClientKeyUpload, Key, KmsCluster, TransportKey
+from encryption.models import ClientKeyUpload, KmsCluster, TransportKey
 from encryption.services import certificates
 from encryption.services.key_access import client_with, cluster_of, console_key, service_error, unsealed
 from encryption.services.key_providers import ask_check
 from encryption.services.key_trust import upload_context
+from encryption.services.keys import ENDED
 from inventory import events
 from inventory.errors import Conflict, ServiceError, Untrusted
 from inventory.jobs import Progress
@@ -81,9 +82,10 @@ def use_client_certificate(job: Job, progress: Progress) -> None:
     if not staged:
         raise Conflict("no_staged_certificate", f"{cluster} has no staged client certificate", hint="make one first")
     key = unsealed(cluster, sealed)
-    # Key servers give a key to its owner only, which is a certificate's name to them: one that loses the keys in use
-    # must not be put into use.
-    in_use = Key.objects.filter(cluster=cluster, wrapped_secrets__isnull=False).first()
+    # Many key servers give a key to its owner only, which is a certificate's name to them: a certificate that loses
+    # the keys in use must not be put into use.
+    living = cluster.keys.exclude(state__in=ENDED)
+    in_use = living.filter(wrapped_secrets__isnull=False).first()
     failure: ServiceError | None = None
     for server in cluster.servers.all():
         progress.step(f"trying the certificate at {server}")
@@ -91,7 +93,7 @@ def use_client_certificate(job: Job, progress: Progress) -> None:
             with client_with(cluster, server, staged, key) as client:
                 client.locate(maximum=1)
                 if in_use is not None:
-                    client.state(in_use.key_id)
+                    client.get_key(in_use.key_id)  # and dropped: that it is given is what counts
         except KmsError as exc:
             failure = failure or service_error(exc)
         else:
