@@ -170,6 +170,15 @@ class Installation:
         assert isinstance(found, dict)
         return found
 
+    def key_of(self, name: str) -> str:
+        """The KEK's id at the KMS."""
+        found = self.rows(
+            "SELECT k.key_id FROM encryption_key k JOIN encryption_vmsecurity s ON s.key_id = k.id"
+            " WHERE s.virtual_machine_id = ?",
+            self.vm(name)["id"],
+        )
+        return str(found[0]["key_id"])
+
     def sources(self, name: str) -> dict[str, str]:
         rows = self.rows("SELECT target, source FROM inventory_disk WHERE virtual_machine_id = ?", self.vm(name)["id"])
         return {row["target"]: row["source"] for row in rows}

@@ -34,6 +34,14 @@ def test_a_powered_off_uefi_vm_is_encrypted_runs_and_is_decrypted(installation: 
     assert definition.find("metadata")[0].get("policy") == "VM Encryption Policy"  # type: ignore[index]
     assert definition.find("memory").get("dumpCore") == "off"  # type: ignore[union-attr]
 
+    # A new key wraps the same data keys; the start below needs it.
+    before = installation.key_of(name)
+    path = installation.options_path(name).replace("/options/", "/recrypt/")
+    installation.user.submit(installation.user.get(path), path)
+    installation.finish_job(name)
+    assert installation.key_of(name) != before
+    assert installation.passphrases(name) == passphrases
+
     # Plain libvirt has no secret, so nothing starts.
     with guests.connected(installation.host_of(name)) as connection:
         with pytest.raises(libvirt.libvirtError) as refused:
