@@ -4,7 +4,14 @@ from collections.abc import Sequence
 
 from django.utils import timezone
 
-from encryption.engine.key_server import KeyAttributes, KeyNotFound, KeyServer, KeyState, RevocationReason
+from encryption.engine.key_server import (
+    KeyAttributes,
+    KeyNotFound,
+    KeyServer,
+    KeyState,
+    NotPermitted,
+    RevocationReason,
+)
 from encryption.models import Key, KmsCluster
 from encryption.services.key_access import cluster_of, with_key_server
 from encryption.services.keys import refuse_in_use
@@ -52,14 +59,14 @@ def refresh_states(cluster: KmsCluster, rows: Sequence[Key], *, actor: Actor | s
     if not rows:
         return
 
-    def ask(server: KeyServer) -> list[KeyAttributes | None]:
+    def ask(server: KeyServer) -> list[KeyAttributes | KeyNotFound | NotPermitted]:
         return [_asked(server, row) for row in rows]
 
     for row, found in zip(rows, with_key_server(cluster, ask), strict=True):
         before, row.checked_at = row.state, timezone.now()
-        if found is None:
+        if isinstance(found, KeyNotFound):
             row.state = Key.State.MISSING
-        else:
+        elif not isinstance(found, NotPermitted):  # one key that we may not ask about must not hide the others
             row.state = _STATES[found.state]
             if found.algorithm and found.length_bits:
                 row.algorithm = f"{found.algorithm}-{found.length_bits}"[:20]
@@ -107,11 +114,11 @@ def destroy_key(job: Job, progress: Progress) -> None:
     _record(row, job, "key.destroyed", f"Key {row} of {row.cluster} destroyed")
 
 
-def _asked(server: KeyServer, row: Key) -> KeyAttributes | None:
+def _asked(server: KeyServer, row: Key) -> KeyAttributes | KeyNotFound | NotPermitted:
     try:
         return server.attributes(row.key_id)
-    except KeyNotFound:
-        return None
+    except (KeyNotFound, NotPermitted) as exc:
+        return exc
 
 
 def _tell(row: Key, actor: Actor | str) -> None:

@@ -88,6 +88,7 @@ def add_server(*, cluster_id: UUID, host: str, port: int, actor: Actor) -> KmsSe
     events.record(
         "kms.server_added", f"Key server {added} added to {owner}", target=owner, actor=actor, server=str(added)
     )
+    ask_check(owner.pk)
     return added
 
 
@@ -193,6 +194,7 @@ def trust_server(*, cluster_id: UUID, certificate_pem: str, actor: Actor) -> Kms
         "kms.server_trusted", f"{owner}: servers under {'; '.join(subjects)} are trusted", target=owner, actor=actor,
         fingerprints=[certificates.fingerprint(certificate) for certificate in anchors],
     )  # fmt: skip
+    ask_check(owner.pk)
     return owner
 
 
@@ -230,6 +232,7 @@ def install_client_certificate(*, cluster_id: UUID, certificate_pem: str, actor:
         target=owner, actor=actor, fingerprint=certificates.fingerprint(chain[0]),
         not_after=chain[0].not_valid_after_utc.isoformat(),
     )  # fmt: skip
+    ask_check(owner.pk)
     return owner
 
 

@@ -5,7 +5,8 @@ import os
 import pytest
 from django.contrib.auth.models import User
 
-from encryption.engine.key_server import KeyState
+from encryption.adapters.kmip_client import KmipClient
+from encryption.engine.key_server import KeyAttributes, KeyState, NotPermitted
 from encryption.models import Key, KmsCluster, Purpose, StoragePolicy, VmSecurity, WrappedSecret
 from encryption.services import key_access, key_lifecycle, key_providers, keys, kms_health
 from inventory.errors import Conflict, NotFound
@@ -115,6 +116,26 @@ def test_states_are_read_and_strange_keys_only_counted(alice: User, provider: Km
     told = Event.objects.get(kind="kms.keys_refreshed")
     assert told.data["keys"] == 1 and told.data["unknown"] >= 1
     assert Key.objects.count() == 1
+
+
+def test_a_key_that_may_not_be_asked_about_hides_no_other(
+    alice: User, provider: KmsCluster, vm: VirtualMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign, ours = (new_key(provider, vm, alice) for _ in range(2))
+    Key.objects.update(state=Key.State.PRE_ACTIVE)
+    ask = KmipClient.attributes
+
+    def strict(client: KmipClient, key_id: str) -> KeyAttributes:
+        if key_id == foreign.key_id:
+            raise NotPermitted(client.address, "get attributes", key_id)
+        return ask(client, key_id)
+
+    monkeypatch.setattr(KmipClient, "attributes", strict)
+    kms_health.check_cluster(str(provider.pk))
+    foreign.refresh_from_db()
+    ours.refresh_from_db()
+    assert (foreign.state, ours.state) == (Key.State.PRE_ACTIVE, Key.State.ACTIVE)
+    assert foreign.checked_at is not None
 
 
 def test_the_row_is_not_the_servers_word(alice: User, provider: KmsCluster, vm: VirtualMachine) -> None:
