@@ -104,12 +104,17 @@ def unreadable(uuid: UUID, name: str, power: Power) -> VmFacts:
 
 
 def definition_digest(root: etree._Element) -> str:
-    """SHA-256 of the canonical XML (C14N 1.0) without the running domain's number."""
+    """SHA-256 of the canonical XML (C14N 1.0) without the running domain's number.
+
+    Raises BadDefinition for XML that has no canonical form: C14N 1.0 section 1.3 knows no relative namespace URIs.
+    """
     number = root.get("id")
     if number is not None:
         del root.attrib["id"]
     try:
         return hashlib.sha256(etree.tostring(root, method="c14n")).hexdigest()
+    except etree.C14NError as exc:
+        raise BadDefinition("bad_definition", "the domain's XML has no canonical form") from exc
     finally:
         if number is not None:
             root.set("id", number)

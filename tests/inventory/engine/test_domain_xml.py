@@ -111,6 +111,15 @@ def test_refuses(xml: str) -> None:
     assert "hunter2" not in caught.value.message
 
 
+def test_a_relative_namespace_has_no_canonical_form_and_is_refused() -> None:
+    with pytest.raises(BadDefinition, match="no canonical form"):
+        read(
+            FULL.replace("xmlns:qemu='http://", "xmlns:qemu='0ttp//").replace(
+                'xmlns:qemu="http://', 'xmlns:qemu="0ttp//'
+            )
+        )
+
+
 @given(st.text(max_size=200))
 def test_any_text_is_read_or_refused(text: str) -> None:
     with pytest.raises(BadDefinition):
