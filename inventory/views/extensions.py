@@ -3,6 +3,7 @@
     extensions.add_navigation(Entry("Key Providers", "encryption:kms", "key"))
     extensions.add_section(TargetKind.VIRTUAL_MACHINE, Section("Security", "VM Options", "encryption:vm-options"))
     extensions.add_action(TargetKind.VIRTUAL_MACHINE, vm_actions)      # (target, actor) -> [Action, ...]
+    extensions.add_badges(TargetKind.VIRTUAL_MACHINE, vm_badges)      # (target) -> [(label class, icon, word), ...]
     extensions.add_card(TargetKind.VIRTUAL_MACHINE, "encryption:vm-card")   # loaded by htmx into the Summary tab
     extensions.add_target(TargetKind.KMS_CLUSTER, "encryption:kms-cluster") # links of jobs and events
 
@@ -60,11 +61,14 @@ class Action:
     is_page: bool = False
 
 
+Badge = tuple[str, str, str]  # label class, icon, word
 Actions = Callable[[Model, Actor], Sequence[Action]]
+Badges = Callable[[Model], Sequence[Badge]]
 
 _navigation: list[Entry] = [Entry("Inventory", "inventory:root", "tree-view")]
 _sections: dict[TargetKind, list[Section]] = defaultdict(list)
 _actions: dict[TargetKind, list[Actions]] = defaultdict(list)
+_badges: dict[TargetKind, list[Badges]] = defaultdict(list)
 _cards: dict[TargetKind, list[str]] = defaultdict(list)
 _targets: dict[str, str] = {}
 
@@ -79,6 +83,10 @@ def add_section(kind: TargetKind, section: Section) -> None:
 
 def add_action(kind: TargetKind, actions: Actions) -> None:
     _actions[kind].append(actions)
+
+
+def add_badges(kind: TargetKind, badges: Badges) -> None:
+    _badges[kind].append(badges)
 
 
 def add_card(kind: TargetKind, url_name: str) -> None:
@@ -99,6 +107,10 @@ def sections(kind: TargetKind) -> Sequence[Section]:
 
 def actions(kind: TargetKind, target: Model, actor: Actor) -> list[Action]:
     return [action for source in _actions[kind] for action in source(target, actor)]
+
+
+def badges(kind: TargetKind, target: Model) -> list[Badge]:
+    return [badge for source in _badges[kind] for badge in source(target)]
 
 
 def card_urls(kind: TargetKind, target_id: UUID) -> list[str]:

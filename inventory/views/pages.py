@@ -117,7 +117,7 @@ def context(target: Place, actor: Actor, *, tab: str, section: str = "") -> dict
         "tabs": _tabs(kind, target.pk, tab),
         "sections": _sections(kind, target.pk, section),
         "actions": actions_for(kind, target, actor),
-        "badges": _badges(target),
+        "badges": [*_badges(target), *extensions.badges(kind, target)],
     }
 
 
@@ -141,8 +141,8 @@ def _sections(kind: TargetKind, target_id: UUID, active: str) -> dict[str, list[
     return groups
 
 
-def _badges(target: Place) -> list[tuple[str, str, str]]:
-    """(label class, icon, word) beside the name."""
+def _badges(target: Place) -> list[extensions.Badge]:
+    """Beside the name."""
     if isinstance(target, Host):
         return {
             Host.State.CONNECTED.value: [("label-success", "connect", "Connected")],
@@ -160,7 +160,7 @@ def _badges(target: Place) -> list[tuple[str, str, str]]:
     return []
 
 
-def _power_badge(vm: VirtualMachine) -> tuple[str, str, str]:
+def _power_badge(vm: VirtualMachine) -> extensions.Badge:
     style, icon = {
         PowerState.ON.value: ("label-success", "play-solid"),
         PowerState.PAUSED.value: ("label-warning", "pause-solid"),
