@@ -72,11 +72,14 @@ class StoragePolicyAdmin(LookOnly):
 
 @admin.register(VmSecurity)
 class VmSecurityAdmin(LookOnly):
-    list_display = ["virtual_machine", "policy", "key", "changed_at"]
-    list_filter = ["policy"]
+    list_display = ["virtual_machine", "policy", "key", "lock_cause", "changed_at"]
+    list_filter = ["policy", "lock_cause"]
     search_fields = ["virtual_machine__name", "key__key_id"]
     list_select_related = ["virtual_machine", "policy", "key"]
-    fields = ["virtual_machine", "policy", "key", "changed_at"]
+    fields = [
+        "virtual_machine", "policy", "key", "locked_at", "lock_cause", "lock_detail", "lock_remedy", "lock_parts",
+        "changed_at",
+    ]  # fmt: skip
 
 
 @admin.register(WrappedSecret)

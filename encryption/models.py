@@ -166,15 +166,32 @@ class StoragePolicy(models.Model):
         return self.name
 
 
+class LockCause(models.TextChoices):
+    """Why a VM's keys cannot be had."""
+
+    KMS_ERROR = "kms_error", "KMS cluster error"
+    KMS_UNTRUSTED = "kms_untrusted", "KMS cluster not trusted"
+    KEY_MISSING = "key_missing_at_kms", "Key missing at the KMS"
+    KEY_REFUSED = "key_refused", "Key refused by the KMS"
+    SECRET_DAMAGED = "secret_damaged", "Wrapped key damaged"
+    CONSOLE_KEY = "console_key", "Console key missing or changed"
+
+
 class VmSecurity(models.Model):
     """What is wanted of one VM, as last applied: its home policy and the key that wraps its secrets.
 
-    The VM's row is protected while this one stands: with it would go the wrapped keys.
+    A VM is locked while `locked_at` is set: its keys could not be had when they were last asked for. The VM's row is
+    protected while this one stands: with it would go the wrapped keys.
     """
 
     virtual_machine = models.OneToOneField(VirtualMachine, on_delete=models.PROTECT, related_name="security")
     policy = models.ForeignKey(StoragePolicy, on_delete=models.PROTECT, related_name="virtual_machines")
     key = models.ForeignKey(Key, null=True, blank=True, on_delete=models.PROTECT, related_name="virtual_machines")
+    locked_at = models.DateTimeField(null=True, blank=True)
+    lock_cause = models.CharField(max_length=32, choices=LockCause, blank=True)
+    lock_detail = models.CharField(max_length=1000, blank=True, help_text="what failed, with the server or the key")
+    lock_remedy = models.CharField(max_length=500, blank=True)
+    lock_parts = models.JSONField(default=list, blank=True, help_text="without a key: vda ..., nvram, vtpm")
     changed_at = models.DateTimeField(auto_now=True)
 
     class Meta:
@@ -183,6 +200,20 @@ class VmSecurity(models.Model):
     @override
     def __str__(self) -> str:
         return f"security of {self.virtual_machine}"
+
+    @property
+    def lock_told(self) -> str:
+        return f"Locked: {LockCause(self.lock_cause).label}: {self.lock_detail}" if self.locked_at else ""
+
+    @property
+    def locked_parts(self) -> str:
+        """For people: "home (NVRAM, vTPM state), disks vda, vdb", so that home and disks are told apart."""
+        homes = [str(purpose.label) for purpose in (Purpose.NVRAM, Purpose.VTPM) if purpose in self.lock_parts]
+        disks = [part for part in self.lock_parts if part not in (Purpose.NVRAM, Purpose.VTPM)]
+        told = [f"home ({', '.join(homes)})"] if homes else []
+        if disks:
+            told.append(f"{'disk' if len(disks) == 1 else 'disks'} {', '.join(disks)}")
+        return ", ".join(told)
 
 
 class Purpose(models.TextChoices):

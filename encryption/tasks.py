@@ -2,7 +2,7 @@
 
 from celery import shared_task
 
-from encryption.services import client_keys, conversion, key_access, key_lifecycle, kms_health, recrypt
+from encryption.services import client_keys, conversion, key_access, key_lifecycle, kms_health, recrypt, unlock
 from inventory import jobs
 
 
@@ -69,6 +69,16 @@ def check_key_providers() -> None:
 @shared_task(name="encryption.check_kms_cluster")
 def check_kms_cluster(cluster_id: str) -> None:
     kms_health.check_cluster(cluster_id)
+
+
+@shared_task(name="encryption.unlock_vm")
+def unlock_vm(job_id: str) -> None:
+    jobs.run(job_id, unlock.run_unlock_vm)
+
+
+@shared_task(name="encryption.unlock_of_provider")
+def unlock_of_provider(cluster_id: str) -> None:
+    unlock.unlock_of_provider(cluster_id)
 
 
 @shared_task(name="encryption.recrypt_vm")

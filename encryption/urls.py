@@ -2,13 +2,14 @@
 
 from django.urls import path
 
-from encryption.views import key_providers, key_trust, keys, vm_options
+from encryption.views import key_providers, key_trust, keys, vm_options, vm_unlock
 
 app_name = "encryption"
 urlpatterns = [
     path("vms/<uuid:vm_id>/options/", vm_options.show, name="vm-options"),
     path("vms/<uuid:vm_id>/options/plan/", vm_options.plan, name="vm-plan"),
     path("vms/<uuid:vm_id>/recrypt/", vm_options.recrypt_vm, name="vm-recrypt"),
+    path("vms/<uuid:vm_id>/unlock/", vm_unlock.unlock_vm, name="vm-unlock"),
     path("vms/<uuid:vm_id>/card/", vm_options.card, name="vm-card"),
     path("kms/", key_providers.index, name="kms"),
     path("kms/add/", key_providers.add, name="kms-add"),

@@ -12,7 +12,7 @@ from ninja import Schema
 from pydantic import Field, SecretStr
 from typing_extensions import override
 
-from encryption.models import Key, KmsCluster, KmsServer, Purpose, Stage, StoragePolicy
+from encryption.models import Key, KmsCluster, KmsServer, LockCause, Purpose, Stage, StoragePolicy, VmSecurity
 from encryption.services import certificates
 from encryption.services.certificates import CertificateFacts
 from encryption.services.options import Plan, VmOptions, Wish
@@ -244,6 +244,28 @@ class PartOut(Schema):
     size_bytes: int
 
 
+class LockOut(Schema):
+    """Why a VM's keys could not be had. `parts` are the ones without a key: disks by target, `nvram`, `vtpm`."""
+
+    cause: LockCause
+    detail: str
+    remedy: str
+    parts: list[str]
+    since: datetime
+
+    @classmethod
+    def of(cls, row: VmSecurity | None) -> Self | None:
+        if row is None or row.locked_at is None:
+            return None
+        return cls(
+            cause=LockCause(row.lock_cause),
+            detail=row.lock_detail,
+            remedy=row.lock_remedy,
+            parts=row.lock_parts,
+            since=row.locked_at,
+        )
+
+
 class OptionDiskOut(Schema):
     """A hard disk that a policy can be chosen for."""
 
@@ -256,7 +278,7 @@ class OptionDiskOut(Schema):
 
 
 class VmOptionsOut(Schema):
-    """What is of a VM's encryption, and what can be chosen. `policy` is the home's."""
+    """What is of a VM's encryption, and what can be chosen. `policy` is the home's; `lock` is null unless locked."""
 
     virtual_machine: Ref
     policy: StoragePolicyOut
@@ -264,6 +286,7 @@ class VmOptionsOut(Schema):
     key_id: str
     disks: list[OptionDiskOut]
     parts: list[PartOut]
+    lock: LockOut | None
     policies: list[StoragePolicyOut]
     key_providers: list[Ref]
 
@@ -290,6 +313,7 @@ class VmOptionsOut(Schema):
                 )
                 for row in found.secrets
             ],
+            lock=LockOut.of(found.security),
             policies=[StoragePolicyOut.of(one) for one in found.policies],
             key_providers=[Ref(id=one.pk, name=one.name) for one in found.kms_clusters],
         )

@@ -6,7 +6,7 @@ from django.http import HttpRequest
 from ninja import Router
 
 from encryption.api.schemas import PlanOut, StoragePolicyOut, VmOptionsOut, WishIn
-from encryption.services import options, recrypt
+from encryption.services import options, recrypt, unlock
 from inventory.api.frame import actor_of
 from inventory.api.schemas import JobOut
 
@@ -39,6 +39,12 @@ def apply_vm_options(request: HttpRequest, vm_id: UUID, wanted: WishIn) -> JobOu
 def recrypt_vm(request: HttpRequest, vm_id: UUID) -> JobOut:
     """Starts the job that gives the VM a new key (KEK); its data keys and its data stay, and it may run."""
     return JobOut.of(recrypt.recrypt_vm(vm_id=vm_id, actor=actor_of(request)))
+
+
+@router.post("/virtual-machines/{uuid:vm_id}/unlock", response={202: JobOut})
+def unlock_vm(request: HttpRequest, vm_id: UUID) -> JobOut:
+    """Starts the job that tries whether the VM's keys can be had; a locked VM is then free, or its job says why not."""
+    return JobOut.of(unlock.unlock_vm(vm_id=vm_id, actor=actor_of(request)))
 
 
 @router.post("/key-providers/{uuid:provider_id}/recrypt", response={202: JobOut})

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final, TypeVar
 
 from cryptography import x509
@@ -30,6 +31,7 @@ from encryption.engine.key_server import (
 )
 from encryption.engine.secret import Secret
 from encryption.models import Key, KmsCluster, KmsServer
+from encryption.services import messages
 from inventory import events
 from inventory.authorize import SYSTEM
 from inventory.errors import Conflict, NotFound, Refused, ServiceError, Unavailable, Untrusted
@@ -38,6 +40,7 @@ from inventory.models import Job, Severity, VirtualMachine
 
 T = TypeVar("T")
 LABEL: Final = "bartizan"
+UNLOCK_OF_PROVIDER: Final = "encryption.unlock_of_provider"
 
 
 def service_error(exc: KmsError) -> ServiceError:
@@ -109,7 +112,10 @@ def note_connected(server: KmsServer, **fields: object) -> None:
 
 
 def _note(server: KmsServer, state: KmsServer.State, code: str, reason: str, fields: dict[str, object]) -> None:
-    """Events only for a change: a server that stays down does not fill the history. Whoever notes it first tells it."""
+    """Events only for a change: a server that stays down does not fill the history. Whoever notes it first tells it.
+
+    A server that is back may have the keys of locked VMs: a worker tries them once.
+    """
     now = timezone.now()
     found = KmsServer.objects.filter(pk=server.pk)
     with transaction.atomic():
@@ -123,7 +129,13 @@ def _note(server: KmsServer, state: KmsServer.State, code: str, reason: str, fie
                 target=server.cluster, actor=SYSTEM, severity=Severity.ERROR if bad else Severity.INFO,
                 server=str(server), code=code,
             )  # fmt: skip
+            if not bad and _has_locked_vms(server.cluster):
+                transaction.on_commit(partial(messages.send, UNLOCK_OF_PROVIDER, str(server.cluster_id)))
     server.refresh_from_db()
+
+
+def _has_locked_vms(cluster: KmsCluster) -> bool:
+    return cluster.keys.filter(wrapped_secrets__virtual_machine__security__locked_at__isnull=False).exists()
 
 
 def console_key() -> Secret:

@@ -12,7 +12,7 @@ from django.db import transaction
 
 from encryption.engine import keywrap
 from encryption.models import Key, KmsCluster, Stage, VmSecurity, WrappedSecret
-from encryption.services import vm_metadata
+from encryption.services import locks, vm_metadata
 from encryption.services.key_access import fetched_key, make_key, new_key_name
 from encryption.services.release import open_secrets
 from inventory import events, jobs
@@ -127,6 +127,7 @@ def _rewrap(vm: VirtualMachine, security: VmSecurity, new: Key, job: Job) -> Non
             "change_unfinished", f"an encryption change of {vm} is not finished", hint="apply it again first"
         )
     opened = open_secrets(rows)
+    locks.release(vm, actor=job.actor, job=job)
     with fetched_key(new) as kek:
         wrapped = {one.row.pk: keywrap.wrap(kek, one.data_key) for one in opened}
     old = security.key

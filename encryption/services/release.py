@@ -3,16 +3,19 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
+from uuid import UUID
 
 from django.db.models import QuerySet
 
 from encryption.engine import keywrap
 from encryption.engine.secret import Secret
 from encryption.models import Purpose, Stage, WrappedSecret
+from encryption.services import locks
 from encryption.services.key_access import fetched_key
+from encryption.services.locks import Failure
 from encryption.services.parts import opens
 from inventory import events
-from inventory.errors import Conflict
+from inventory.errors import Conflict, ServiceError, Unavailable, Untrusted
 from inventory.models import Job, VirtualMachine
 from inventory.services.connections import Hypervisor, VmFacts
 
@@ -31,22 +34,47 @@ class OpenedSecret:
 
 
 def open_secrets(rows: Iterable[WrappedSecret]) -> list[OpenedSecret]:
-    """Unwraps under the KEKs of the KMS; each KEK is fetched once."""
+    """Unwraps under the KEKs of the KMS; each KEK is fetched once. Raises the first failure of `try_secrets`."""
+    opened, failures = try_secrets(rows)
+    if failures:
+        raise failures[0].error
+    return opened
+
+
+def try_secrets(rows: Iterable[WrappedSecret]) -> tuple[list[OpenedSecret], list[Failure]]:
+    """What opens, and of each other secret why it does not. A key provider that does not answer is asked once."""
     opened: list[OpenedSecret] = []
+    failures: list[Failure] = []
+    lost: dict[UUID, ServiceError] = {}
     ordered = sorted(rows, key=lambda row: (str(row.key_id), row.purpose, row.target))
     for _, group in groupby(ordered, key=lambda row: row.key_id):
         members = list(group)
-        with fetched_key(members[0].key) as kek:
-            for row in members:
-                try:
-                    opened.append(OpenedSecret(row, keywrap.unwrap(kek, bytes(row.wrapped))))
-                except keywrap.UnwrapFailed as exc:
-                    raise Conflict(
-                        "wrapped_secret_damaged",
-                        f"the wrapped {row} does not open with key {row.key}",
-                        hint="restore it from the VM's metadata",
-                    ) from exc
-    return opened
+        key = members[0].key
+        error = lost.get(key.cluster_id)
+        if error is None:
+            try:
+                with fetched_key(key) as kek:
+                    _unwrap(kek, members, opened, failures)
+            except ServiceError as exc:
+                error = exc
+                if isinstance(exc, Unavailable | Untrusted):
+                    lost[key.cluster_id] = exc
+        if error is not None:
+            failures += [Failure(row, error) for row in members]
+    return opened, failures
+
+
+def _unwrap(kek: Secret, rows: list[WrappedSecret], opened: list[OpenedSecret], failures: list[Failure]) -> None:
+    for row in rows:
+        try:
+            opened.append(OpenedSecret(row, keywrap.unwrap(kek, bytes(row.wrapped))))
+        except keywrap.UnwrapFailed:
+            error = Conflict(
+                "wrapped_secret_damaged",
+                f"the wrapped {row} does not open with key {row.key}",
+                hint="restore it from the VM's metadata",
+            )
+            failures.append(Failure(row, error))
 
 
 def put_secret(hypervisor: Hypervisor, opened: OpenedSecret) -> None:
@@ -64,7 +92,8 @@ def put_secret(hypervisor: Hypervisor, opened: OpenedSecret) -> None:
 def send_keys(vm: VirtualMachine, hypervisor: Hypervisor, job: Job) -> None:
     """Before a start: KEK from the KMS, unwrap, secrets to this host. Does nothing for a VM without secrets.
 
-    What the definition opens counts, not how far a change has come: an interrupted one must not keep a VM down.
+    What the definition opens counts, not how far a change has come: an interrupted one must not keep a VM down. A VM
+    whose keys cannot be had is locked by this, and one that was locked no longer is when they can.
     """
     known = list(vm.wrapped_secrets.select_related("key__cluster", "virtual_machine"))
     if not known:
@@ -80,7 +109,12 @@ def send_keys(vm: VirtualMachine, hypervisor: Hypervisor, job: Job) -> None:
     rows = [row for row in known if opens(facts, row)]
     if not rows:
         return
-    for opened in open_secrets(rows):
+    found, failures = try_secrets(rows)
+    if failures:
+        locks.lock(vm, failures, actor=job.actor, job=job)
+        raise failures[0].error
+    locks.release(vm, actor=job.actor, job=job)
+    for opened in found:
         put_secret(hypervisor, opened)
     events.record(
         "key.released", f"Keys of {vm} sent to {vm.host} for its start", target=vm, actor=job.actor, job=job,

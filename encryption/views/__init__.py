@@ -1,6 +1,6 @@
 """Pages of encryption, and where they plug into inventory's."""
 
-from encryption.views import key_providers, key_trust, keys, vm_options
+from encryption.views import key_providers, key_trust, keys, vm_options, vm_unlock
 from inventory.models import TargetKind
 from inventory.views import extensions
 
@@ -9,6 +9,8 @@ extensions.add_target(TargetKind.KMS_CLUSTER, "encryption:kms-cluster")
 extensions.add_section(
     TargetKind.VIRTUAL_MACHINE, extensions.Section("Security", "VM Options", "encryption:vm-options")
 )
+extensions.add_action(TargetKind.VIRTUAL_MACHINE, vm_unlock.actions)
+extensions.add_badges(TargetKind.VIRTUAL_MACHINE, vm_unlock.badges)
 extensions.add_card(TargetKind.VIRTUAL_MACHINE, "encryption:vm-card")
 
-__all__ = ["key_providers", "key_trust", "keys", "vm_options"]
+__all__ = ["key_providers", "key_trust", "keys", "vm_options", "vm_unlock"]

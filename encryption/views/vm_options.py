@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from encryption.forms import VmOptionsForm
-from encryption.services import options, recrypt
+from encryption.services import options, recrypt, unlock
 from encryption.services.options import VmOptions
 from inventory.authorize import authorize, may
 from inventory.errors import ServiceError
@@ -46,7 +46,8 @@ def plan(request: HttpRequest, vm_id: UUID) -> HttpResponse:
 @require_safe
 def card(request: HttpRequest, vm_id: UUID) -> HttpResponse:
     found = options.vm_options(vm_id=vm_id, actor=request.user)
-    return render(request, "encryption/_vm_card.html", {"found": found})
+    context = {"found": found, "may_unlock": may(request.user, unlock.ACTION, found.vm)}
+    return render(request, "encryption/_vm_card.html", context)
 
 
 def recrypt_vm(request: HttpRequest, vm_id: UUID) -> HttpResponse:
@@ -75,6 +76,7 @@ def _panel(request: HttpRequest, found: VmOptions, form: VmOptionsForm) -> dict[
     return (
         context
         | {"found": found, "form": form, "may_apply": may(request.user, options.ENCRYPT, vm)}
+        | {"may_unlock": may(request.user, unlock.ACTION, vm)}
         | _plan(request, found, form)
     )
 

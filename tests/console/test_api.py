@@ -226,6 +226,7 @@ ROUTES_OF_VIEWS = {
     "encryption:vm-options": "apply_vm_options",
     "encryption:vm-plan": "plan_vm_options",
     "encryption:vm-recrypt": "recrypt_vm",
+    "encryption:vm-unlock": "unlock_vm",
     "encryption:kms-recrypt": "recrypt_provider",
     "encryption:kms-add": "add_key_provider",
     "encryption:kms-add-server": "add_key_server",

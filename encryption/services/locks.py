@@ -1,0 +1,77 @@
+"""Locked VMs: what is noted when a VM's keys cannot be had, and when they can be had again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from django.db import transaction
+from django.utils import timezone
+
+from encryption.models import LockCause, VmSecurity, WrappedSecret
+from inventory import events
+from inventory.authorize import Actor
+from inventory.errors import NotFound, Refused, ServiceError, Untrusted
+from inventory.models import Job, Severity, VirtualMachine
+
+_BY_CODE: Final = {
+    "wrapped_secret_damaged": LockCause.SECRET_DAMAGED,
+    "console_key_missing": LockCause.CONSOLE_KEY,
+    "client_key_sealed_otherwise": LockCause.CONSOLE_KEY,
+    "kms_wrong_key_state": LockCause.KEY_REFUSED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A secret that does not open, and why."""
+
+    row: WrappedSecret
+    error: ServiceError
+
+
+def cause_of(error: ServiceError) -> LockCause:
+    """Whatever is not known better is an error of the key provider: unreachable, no server, protocol."""
+    if error.code in _BY_CODE:
+        return _BY_CODE[error.code]
+    if isinstance(error, NotFound):
+        return LockCause.KEY_MISSING
+    if isinstance(error, Refused):
+        return LockCause.KEY_REFUSED
+    return LockCause.KMS_ERROR if not isinstance(error, Untrusted) else LockCause.KMS_UNTRUSTED
+
+
+def lock(vm: VirtualMachine, failures: Sequence[Failure], *, actor: Actor | str, job: Job | None = None) -> None:
+    """Marks a VM as locked. One event when it becomes so, and another only for another cause or other parts."""
+    first = failures[0].error
+    cause = cause_of(first)
+    parts = sorted({failure.row.target or str(failure.row.purpose) for failure in failures})
+    with transaction.atomic():
+        found = VmSecurity.objects.select_for_update().filter(virtual_machine=vm).first()
+        if found is None:  # decrypted meanwhile
+            return
+        is_known = found.locked_at is not None and found.lock_cause == cause and found.lock_parts == parts
+        found.locked_at = found.locked_at or timezone.now()
+        found.lock_cause, found.lock_parts = cause, parts
+        found.lock_detail = "; ".join(dict.fromkeys(failure.error.message for failure in failures))[:1000]
+        found.lock_remedy = first.hint[:500]
+        found.save(update_fields=["locked_at", "lock_cause", "lock_parts", "lock_detail", "lock_remedy"])
+        if not is_known:
+            remedy = f"; {first.hint}" if first.hint else ""
+            events.record(
+                "vm.locked",
+                f"{vm} is locked: {cause.label} ({found.locked_parts}): {found.lock_detail}{remedy}",
+                target=vm, actor=actor, severity=Severity.ERROR, job=job, cause=cause.value, code=first.code,
+                parts=parts, key_ids=sorted({failure.row.key.key_id for failure in failures}),
+            )  # fmt: skip
+
+
+def release(vm: VirtualMachine, *, actor: Actor | str, job: Job | None = None) -> None:
+    """All keys of the VM were had: it is locked no longer."""
+    with transaction.atomic():
+        freed = VmSecurity.objects.filter(virtual_machine=vm, locked_at__isnull=False).update(
+            locked_at=None, lock_cause="", lock_detail="", lock_remedy="", lock_parts=[]
+        )
+        if freed:
+            events.record(
+                "vm.unlocked", f"{vm} is no longer locked: its keys can be had", target=vm, actor=actor, job=job
+            )

@@ -1,0 +1,86 @@
+"""Unlock: tries whether the keys of a VM can be had again. Nothing is sent to a host by this."""
+
+from typing import Final
+from uuid import UUID
+
+from django.db import transaction
+
+from encryption.models import KmsCluster, LockCause, VmSecurity
+from encryption.services import locks
+from encryption.services.locks import Failure
+from encryption.services.release import try_secrets
+from inventory import events, jobs
+from inventory.authorize import SYSTEM, Actor, authorize
+from inventory.errors import Conflict, NotFound
+from inventory.jobs import Progress
+from inventory.models import Job, VirtualMachine
+
+UNLOCK: Final = jobs.register(jobs.JobKind("encryption.unlock_vm", "Unlock VM"))
+ACTION: Final = "encryption.unlock_vm"
+MOST: Final = 1000
+_PROVIDER_LOST: Final = (LockCause.KMS_ERROR, LockCause.KMS_UNTRUSTED, LockCause.CONSOLE_KEY)
+
+
+@transaction.atomic
+def unlock_vm(*, vm_id: UUID, actor: Actor) -> Job:
+    """Starts the job that fetches the VM's keys. It may also be asked of a VM that is not known to be locked.
+
+    Raises NotFound, Refused, Conflict (`not_encrypted`, `target_busy`).
+    """
+    vm = VirtualMachine.objects.filter(pk=vm_id).first()
+    if vm is None:
+        raise NotFound("vm_not_found", f"there is no virtual machine {vm_id}")
+    authorize(actor, ACTION, vm)
+    if not vm.wrapped_secrets.exists():
+        raise Conflict("not_encrypted", f"{vm} is not encrypted", hint="only an encrypted VM has keys to unlock")
+    job = jobs.start(UNLOCK, target=vm, actor=actor)
+    events.record("vm.unlock_requested", f"Unlock of {vm} requested", target=vm, actor=actor, job=job)
+    return job
+
+
+def run_unlock_vm(job: Job, progress: Progress) -> None:
+    """Worker side of `unlock_vm`. It fails with what keeps the VM locked."""
+    vm = VirtualMachine.objects.filter(pk=job.target_id).first()
+    if vm is None:
+        raise NotFound("vm_not_found", f"{job.target_name} is no longer in the inventory")
+    progress.step("fetching its keys from the key provider")
+    failures = _try(vm, actor=job.actor, job=job)
+    if failures:
+        raise failures[0].error
+
+
+def unlock_of_provider(cluster_id: str) -> int:
+    """When a key provider is back: tries its locked VMs once, the longest locked first; returns how many are free.
+
+    Ends with the first VM that finds the provider lost again. NOT tried: more than 1,000 VMs, which *Unlock* and a
+    start still try.
+    """
+    cluster = KmsCluster.objects.filter(pk=UUID(cluster_id)).first()
+    if cluster is None:
+        return 0
+    found = VirtualMachine.objects.filter(
+        pk__in=cluster.keys.filter(wrapped_secrets__isnull=False).values("wrapped_secrets__virtual_machine"),
+        security__locked_at__isnull=False,
+    )
+    free = 0
+    for vm in found.order_by("security__locked_at")[:MOST]:
+        failures = _try(vm, actor=SYSTEM)
+        free += not failures
+        if failures and locks.cause_of(failures[0].error) in _PROVIDER_LOST:
+            break
+    return free
+
+
+def security_of(vm: VirtualMachine) -> VmSecurity | None:
+    """One query for a VM's row, however often it is asked."""
+    found: VmSecurity | None = getattr(vm, "security", None)
+    return found
+
+
+def _try(vm: VirtualMachine, *, actor: Actor | str, job: Job | None = None) -> list[Failure]:
+    _, failures = try_secrets(vm.wrapped_secrets.select_related("key__cluster", "virtual_machine"))
+    if failures:
+        locks.lock(vm, failures, actor=actor, job=job)
+    else:
+        locks.release(vm, actor=actor, job=job)
+    return failures

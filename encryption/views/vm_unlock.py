@@ -1,0 +1,50 @@
+"""Locked VMs on the pages: the badge, the action and its dialog."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Model
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+
+from encryption.services import unlock
+from inventory.authorize import Actor, authorize
+from inventory.forms import ConfirmForm
+from inventory.models import TargetKind, VirtualMachine
+from inventory.views import pages
+from inventory.views.dialogs import dialog
+from inventory.views.extensions import Action, Badge
+
+
+def badges(target: Model) -> Sequence[Badge]:
+    security = unlock.security_of(target) if isinstance(target, VirtualMachine) else None
+    return [("label-danger", "lock", "Locked")] if security and security.locked_at else []
+
+
+def actions(target: Model, actor: Actor) -> Sequence[Action]:
+    """Unlock, for an encrypted VM."""
+    security = unlock.security_of(target) if isinstance(target, VirtualMachine) else None
+    if security is None:
+        return []
+    why_not = "" if security.locked_at else "it is not locked"
+    return [Action("Unlock…", reverse("encryption:vm-unlock", args=[target.pk]), "unlock", "Security", why_not=why_not)]
+
+
+def unlock_vm(request: HttpRequest, vm_id: UUID) -> HttpResponse:
+    """Asks, and starts the job that tries whether the VM's keys can be had again."""
+    vm = pages.load_vm(vm_id, request.user)
+    authorize(request.user, unlock.ACTION, vm)
+
+    def submit(_: dict[str, Any]) -> str:
+        unlock.unlock_vm(vm_id=vm_id, actor=request.user)
+        return reverse("inventory:monitor", args=[TargetKind.VIRTUAL_MACHINE, vm_id])
+
+    text = f"Fetch the keys of {vm} from its key provider again? Nothing is sent to its host."
+    context = {
+        "title": f"Unlock {vm}",
+        "button": "Unlock",
+        "text": text,
+        "back": reverse("inventory:summary", args=[TargetKind.VIRTUAL_MACHINE, vm_id]),
+    }
+    return dialog(request, template="encryption/kms_form.html", form=ConfirmForm, submit=submit, context=context)
