@@ -158,7 +158,8 @@ def _gunicorn(installation: Installation) -> tuple[str, ...]:
         tls = ("--certfile", str(installation.certificate), "--keyfile", str(installation.certificate_key))
     return (
         str(installation.python), "-m", "gunicorn", "console.wsgi", "--bind", installation.listen.bind, *tls,
-        "--worker-class", "gthread", "--workers", "2", "--threads", "8", "--timeout", "60", "--graceful-timeout", "5",
+        "--preload", "--worker-class", "gthread", "--workers", "2", "--threads", "8", "--timeout", "60",
+        "--graceful-timeout", "5",
         "--worker-tmp-dir", HEARTBEAT_FOLDER, "--no-control-socket", "--access-logfile", "-", "--error-logfile", "-",
     )  # fmt: skip
 
