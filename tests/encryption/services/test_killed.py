@@ -22,7 +22,7 @@ from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.services.effects import Effects, Killed
 from tests.encryption.world import Disk, Shape, World
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("quick_tpm")]
+pytestmark = [pytest.mark.django_db, pytest.mark.slow, pytest.mark.usefixtures("quick_tpm")]
 
 RAW = Shape((Disk("vda", "raw", 96 * 1024),))
 QCOW2 = Shape((Disk("vda", "qcow2", 96 * 1024),), nvram=False, tpm=False)
@@ -100,7 +100,6 @@ def test_killed_before_every_effect_and_resumed(
         assert len(keys.keys) - known == (1 if verb == "encrypt" else 0), "one KEK, however often it was killed"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_killed_and_then_cancelled_before_a_worker_took_it_up(
     make_world: MakeWorld, keys: MemoryKeyServer, effects: Effects, shape: Shape, verb: str
@@ -140,7 +139,6 @@ def fail(what: str) -> None:
     refuse(what)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("strike", [refuse, fail], ids=["service error", "no space"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_refused_at_every_effect(
@@ -163,7 +161,6 @@ def test_refused_at_every_effect(
         check_done(world, verb)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_cancelled_at_every_effect(
     make_world: MakeWorld, keys: MemoryKeyServer, effects: Effects, shape: Shape, verb: str
