@@ -83,9 +83,10 @@ def test_child_dies_with_a_killed_worker(tmp_path: Path) -> None:
     """Left behind, it would go on writing and keep the image locked against the worker that resumes the job."""
     code = (
         "import subprocess, time\n"
+        "from pathlib import Path\n"
         "from encryption.adapters.qemu_img import _DIES_WITH_US\n"
         "child = subprocess.Popen([*_DIES_WITH_US, 'sleep', '600'])\n"
-        "time.sleep(0.3)\n"
+        "while Path(f'/proc/{child.pid}/comm').read_text() != 'sleep\\n': time.sleep(0.01)\n"
         "print(child.pid, flush=True)\n"
         "time.sleep(600)\n"
     )
