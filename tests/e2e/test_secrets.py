@@ -24,9 +24,9 @@ def test_no_key_is_found_in_database_broker_logs_jobs_events_or_command_lines(in
     client_key = installation.manage(
         "from encryption.models import KmsCluster\n"
         "from encryption.engine import keywrap\n"
-        "from encryption.services.key_access import _console_key\n"
+        "from encryption.services.key_access import console_key\n"
         "sealed = bytes(KmsCluster.objects.get(name='Lab KMS').client_key_sealed)\n"
-        "result = keywrap.unwrap(_console_key(), sealed).reveal().decode()"
+        "result = keywrap.unwrap(console_key(), sealed).reveal().decode()"
     )
     installation.change_power(name, "on")
     command_lines = read_command_lines()

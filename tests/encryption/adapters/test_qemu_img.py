@@ -106,6 +106,6 @@ def test_child_dies_with_a_killed_worker(tmp_path: Path) -> None:
 def _is_alive(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # before the file was opened, and after
         return False
     return state != "Z"
