@@ -10,10 +10,11 @@ document.addEventListener("htmx:beforeRequest", (event) => {
   if (event.detail.target === slot && !slot.firstElementChild) opener = document.activeElement;
 });
 
-document.addEventListener("htmx:afterSwap", (event) => {
+// After the settling, not the swap: until then htmx does not know the form, and a quick Enter would leave the page.
+document.addEventListener("htmx:afterSettle", (event) => {
   if (event.detail.target !== slot) return;
   const dialog = slot.querySelector("dialog");
-  if (!dialog) return;
+  if (!dialog || dialog.open) return;
   dialog.addEventListener("close", () => {
     slot.replaceChildren();
     // The menu that held the opener may be closed by now; then its button gets the focus.
