@@ -26,6 +26,8 @@ from tests.console.disk_command import (
     write_key,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> None:
     """The command, with Ctrl-C at the first block."""

@@ -19,6 +19,8 @@ from tests.encryption.engine.images import (
     encrypted,
 )
 
+pytestmark = pytest.mark.slow
+
 BLOCK = 8192
 CHECKPOINT = 4 * BLOCK
 SIZE = 40 * BLOCK + 1234
