@@ -16,6 +16,7 @@ from inventory.authorize import VIEW, Actor, authorize
 from inventory.errors import Conflict, Invalid, NotFound
 from inventory.models import Disk, Firmware, Job, VirtualMachine
 from inventory.services.connections import reaches_files, vtpm_state_path
+from inventory.services.virtual_machines import vm_of
 
 APPLY: Final = jobs.register(jobs.JobKind("encryption.apply_options", "Change VM encryption", queue="crypto"))
 ENCRYPT: Final = "encryption.encrypt_vm"
@@ -68,7 +69,7 @@ class VmOptions:
 def vm_options(*, vm_id: UUID, actor: Actor) -> VmOptions:
     """The VM, what is known of its encryption, and the choices there are."""
     authorize(actor, VIEW)
-    vm = _vm(vm_id)
+    vm = vm_of(vm_id)
     return VmOptions(
         vm=vm,
         disks=tuple(vm.disks.filter(device="disk")),
@@ -87,7 +88,7 @@ def storage_policies(*, actor: Actor) -> tuple[StoragePolicy, ...]:
 def plan_options(*, vm_id: UUID, wish: Wish, actor: Actor) -> Plan:
     """What would be done, from what is known now. Changes nothing."""
     authorize(actor, VIEW)
-    vm = _vm(vm_id)
+    vm = vm_of(vm_id)
     return plan_from_wish(vm, wish)
 
 
@@ -101,7 +102,7 @@ def plan_from_wish(vm: VirtualMachine, wish: Wish) -> Plan:
 @transaction.atomic
 def apply_options(*, vm_id: UUID, wish: Wish, actor: Actor) -> Job:
     """Starts the job that does what `plan_options` shows. Raises Conflict with the first refusal of the plan."""
-    vm = _vm(vm_id)
+    vm = vm_of(vm_id)
     authorize(actor, ENCRYPT if policy_of(wish).encrypts else DECRYPT, vm)
     plan = plan_from_wish(vm, wish)
     refuse(vm, plan)
@@ -204,11 +205,4 @@ def policy_of(wish: Wish) -> StoragePolicy:
         raise Invalid(
             "policy_not_found", f"there is no storage policy {wish.policy_id}", hint="choose one from the list"
         )
-    return found
-
-
-def _vm(vm_id: UUID) -> VirtualMachine:
-    found = VirtualMachine.objects.select_related("host").filter(pk=vm_id).first()
-    if found is None:
-        raise NotFound("vm_not_found", f"there is no virtual machine {vm_id}")
     return found

@@ -23,6 +23,7 @@ from inventory.models import LIVE_STATUSES, Job, Severity, VirtualMachine
 from inventory.services import connections, sync
 from inventory.services.connections import HypervisorError
 from inventory.services.definitions import set_metadata
+from inventory.services.virtual_machines import vm_of
 
 RECRYPT: Final = jobs.register(jobs.JobKind("encryption.recrypt_vm", "Recrypt VM"))
 RECRYPT_ALL: Final = jobs.register(jobs.JobKind("encryption.recrypt_vms", "Recrypt VMs", queue="crypto"))
@@ -33,9 +34,7 @@ MAX_VMS: Final = 10_000
 @transaction.atomic
 def recrypt_vm(*, vm_id: UUID, actor: Actor, kms_cluster_id: UUID | None = None) -> Job:
     """A new KEK from the VM's own key provider, or from another one. Raises Conflict `not_encrypted`."""
-    vm = VirtualMachine.objects.filter(pk=vm_id).first()
-    if vm is None:
-        raise NotFound("vm_not_found", f"there is no virtual machine {vm_id}")
+    vm = vm_of(vm_id)
     authorize(actor, ACTION, vm)
     _security(vm)
     params = {"kms_cluster": str(_cluster(kms_cluster_id).pk)} if kms_cluster_id else {}

@@ -14,6 +14,7 @@ from inventory.authorize import SYSTEM, Actor, authorize
 from inventory.errors import Conflict, NotFound
 from inventory.jobs import Progress
 from inventory.models import Job, VirtualMachine
+from inventory.services.virtual_machines import vm_of
 
 UNLOCK: Final = jobs.register(jobs.JobKind("encryption.unlock_vm", "Unlock VM"))
 ACTION: Final = "encryption.unlock_vm"
@@ -27,9 +28,7 @@ def unlock_vm(*, vm_id: UUID, actor: Actor) -> Job:
 
     Raises NotFound, Refused, Conflict (`not_encrypted`, `target_busy`).
     """
-    vm = VirtualMachine.objects.filter(pk=vm_id).first()
-    if vm is None:
-        raise NotFound("vm_not_found", f"there is no virtual machine {vm_id}")
+    vm = vm_of(vm_id)
     authorize(actor, ACTION, vm)
     if not vm.wrapped_secrets.exists():
         raise Conflict("not_encrypted", f"{vm} is not encrypted", hint="only an encrypted VM has keys to unlock")
