@@ -156,6 +156,9 @@ class StoragePolicy(models.Model):
     description = models.CharField(max_length=300, blank=True)
     encrypts = models.BooleanField(default=True)
     is_builtin = models.BooleanField(default=False)
+    max_key_age_days = models.PositiveIntegerField(
+        null=True, blank=True, help_text="VMs whose KEK is older get a new one by themselves; empty: never"
+    )
 
     class Meta:
         ordering = ["-encrypts", "name"]
@@ -175,6 +178,8 @@ class LockCause(models.TextChoices):
     KEY_REFUSED = "key_refused", "Key refused by the KMS"
     SECRET_DAMAGED = "secret_damaged", "Wrapped key damaged"
     CONSOLE_KEY = "console_key", "Console key missing or changed"
+    KEY_MISSING_ON_HOST = "key_missing_on_host", "Key missing on the host"
+    HOST_UNTRUSTED = "host_untrusted", "Host not trusted"
 
 
 class VmSecurity(models.Model):
@@ -216,6 +221,45 @@ class VmSecurity(models.Model):
         return ", ".join(told)
 
 
+class DiskPolicy(models.Model):
+    """The storage policy of one disk, as last applied. A disk that is detached loses it (vSphere's rule)."""
+
+    virtual_machine = models.ForeignKey(VirtualMachine, on_delete=models.CASCADE, related_name="disk_policies")
+    target = models.CharField(max_length=32, help_text="vda ...")
+    policy = models.ForeignKey(StoragePolicy, on_delete=models.PROTECT, related_name="disks")
+
+    class Meta:
+        ordering = ["target"]
+        verbose_name_plural = "disk policies"
+        constraints = [models.UniqueConstraint(fields=["virtual_machine", "target"], name="one_policy_per_disk")]
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.policy} of {self.target}"
+
+
+class Compliance(models.Model):
+    """Whether a VM is what its policies say, as last observed: headers, flags and definition, not what we wrote."""
+
+    class State(models.TextChoices):
+        COMPLIANT = "compliant", "Compliant"
+        NONCOMPLIANT = "noncompliant", "Not compliant"
+        UNKNOWN = "unknown", "Not known"
+
+    virtual_machine = models.OneToOneField(VirtualMachine, on_delete=models.CASCADE, related_name="compliance")
+    state = models.CharField(max_length=16, choices=State, default=State.UNKNOWN)
+    findings = models.JSONField(default=list, help_text="of each: code, part, expected, observed, evidence, remedy")
+    observations = models.JSONField(default=list, help_text="of each part: part, state, evidence")
+    checked_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name_plural = "compliance"
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.virtual_machine}: {self.get_state_display()}"
+
+
 class Purpose(models.TextChoices):
     """What a wrapped secret opens. The values stand in the VM's metadata (engine/metadata.py)."""
 
@@ -228,6 +272,9 @@ class Stage(models.TextChoices):
     """How far the part that a secret opens has come. A resumed job goes on from here.
 
     ENCRYPTING -> SWITCHED -> IN_USE -> DECRYPTING -> RESTORED -> (row deleted)
+
+    Deep recrypt: the new secret's row begins at ENCRYPTING and `replaces` the old one, which is REPLACED until the
+    part it opened is destroyed; then the old row is deleted. Given up, it is IN_USE again.
     """
 
     ENCRYPTING = "encrypting", "Being encrypted"  # the plain file is in use, `path` is being written
@@ -235,9 +282,10 @@ class Stage(models.TextChoices):
     IN_USE = "in_use", "Encrypted"
     DECRYPTING = "decrypting", "Being decrypted"  # `path` is in use, `plain_path` is being written
     RESTORED = "restored", "Decrypted, encrypted copy left"  # `plain_path` is in use, `path` is to be destroyed
+    REPLACED = "replaced", "Getting a new key"  # `path` is in use until the row that replaces this one is SWITCHED
 
 
-OPENED_BY_SECRET = (Stage.SWITCHED, Stage.IN_USE, Stage.DECRYPTING)
+OPENED_BY_SECRET = (Stage.SWITCHED, Stage.IN_USE, Stage.DECRYPTING, Stage.REPLACED)
 
 
 class WrappedSecret(models.Model):
@@ -257,13 +305,21 @@ class WrappedSecret(models.Model):
     plain_format = models.CharField(max_length=16, blank=True, help_text="raw or qcow2: what decryption restores")
     size_bytes = models.BigIntegerField(default=0, help_text="of the content; 0 for vTPM state")
     stage = models.CharField(max_length=16, choices=Stage, default=Stage.ENCRYPTING)
+    replaces = models.OneToOneField(
+        "self", null=True, blank=True, on_delete=models.SET_NULL, related_name="replaced_by",
+        help_text="deep recrypt: the secret under which the part is encrypted until the switch",
+    )  # fmt: skip
     job_id = models.UUIDField(null=True, blank=True, help_text="of the job that is changing it")
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         ordering = ["purpose", "target"]
         constraints = [
-            models.UniqueConstraint(fields=["virtual_machine", "purpose", "target"], name="one_secret_per_purpose")
+            models.UniqueConstraint(
+                fields=["virtual_machine", "purpose", "target"],
+                condition=~Q(stage="replaced"),
+                name="one_secret_per_purpose",
+            )
         ]
 
     @override

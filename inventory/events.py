@@ -1,5 +1,7 @@
 """The one history: what happened, to what, by whom. Never any key material."""
 
+from uuid import UUID
+
 from django.db.models import Model
 
 from inventory.authorize import Actor
@@ -48,12 +50,38 @@ def record(
     `kind` is dotted ("vm.powered_on"); `message` is a sentence for people that names the object; `data` are small
     facts for programs. `target` None: the console itself.
     """
+    return record_about(
+        kind_of(target) if target is not None else TargetKind.CONSOLE,
+        target.pk if target is not None else None,
+        str(target) if target is not None else "Bartizan",
+        kind,
+        message,
+        actor=actor,
+        severity=severity,
+        job=job,
+        **data,
+    )
+
+
+def record_about(
+    target_kind: str,
+    target_id: UUID | None,
+    target_name: str,
+    kind: str,
+    message: str,
+    *,
+    actor: Actor | str,
+    severity: Severity = Severity.INFO,
+    job: Job | None = None,
+    **data: str | int | bool | list[str] | None,
+) -> Event:
+    """As `record`, about an object of which only kind, id and name are at hand (an alarm's, a job's)."""
     return Event.objects.create(
         kind=kind,
         severity=severity,
-        target_kind=TargetKind.CONSOLE if target is None else kind_of(target),
-        target_id=None if target is None else target.pk,
-        target_name="Bartizan" if target is None else str(target),
+        target_kind=target_kind,
+        target_id=target_id,
+        target_name=target_name,
         actor=actor if isinstance(actor, str) else actor.username,
         message=message[:1000],
         data=data,

@@ -143,6 +143,11 @@ class VirtualMachine(models.Model):
     tpm_model = models.CharField(max_length=40, blank=True, help_text="empty: no TPM")
     tpm_version = models.CharField(max_length=8, blank=True)
     is_tpm_encrypted = models.BooleanField(default=False)
+    is_autostarted = models.BooleanField(default=False, help_text="started by its host when that comes up")
+    has_managed_save = models.BooleanField(default=False, help_text="suspended to a file, guest memory in it")
+    snapshot_count = models.PositiveIntegerField(default=0)
+    memory_snapshot_count = models.PositiveIntegerField(default=0, help_text="of those, with guest memory in them")
+    dumps_core = models.BooleanField(default=True, help_text="guest memory is part of a core dump of QEMU")
     definition_sha256 = models.CharField(max_length=64, blank=True)
     first_seen_at = models.DateTimeField(auto_now_add=True)
     last_changed_at = models.DateTimeField(auto_now=True)
@@ -276,6 +281,43 @@ class Event(models.Model):
     class Meta:
         ordering = ["-id"]
         indexes = [models.Index(fields=["target_kind", "target_id", "-id"])]
+
+    @override
+    def __str__(self) -> str:
+        return self.message
+
+
+class Alarm(models.Model):
+    """A state that needs somebody, from when it was seen until it is seen to be over. See `alarms.py`.
+
+    At most one of a kind is live for an object; a second sighting refreshes it.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    kind = models.CharField(max_length=60, help_text="dotted, as events have it: vm.noncompliant")
+    severity = models.CharField(max_length=8, choices=Severity, default=Severity.WARNING)
+    target_kind = models.CharField(max_length=16, choices=TargetKind)
+    target_id = models.UUIDField()
+    target_name = models.CharField(max_length=255)
+    message = models.CharField(max_length=1000)
+    remedy = models.CharField(max_length=500, blank=True)
+    evidence = models.JSONField(default=list, help_text="lines for people: what was seen, where")
+    raised_at = models.DateTimeField(auto_now_add=True)
+    seen_at = models.DateTimeField(auto_now=True)
+    acknowledged_at = models.DateTimeField(null=True, blank=True)
+    acknowledged_by = models.CharField(max_length=150, blank=True)
+    cleared_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-raised_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["kind", "target_kind", "target_id"],
+                condition=Q(cleared_at__isnull=True),
+                name="one_live_alarm_of_a_kind",
+            )
+        ]
+        indexes = [models.Index(fields=["target_kind", "target_id", "-raised_at"])]
 
     @override
     def __str__(self) -> str:

@@ -1,0 +1,82 @@
+"""Alarms: states that need somebody. Raised and cleared by what observes them, acknowledged by people.
+
+An alarm says "it is so now", an event "it happened then": raising and clearing write one event each, a repeated
+sighting writes none.
+"""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import Model
+from django.utils import timezone
+
+from inventory import events
+from inventory.authorize import SYSTEM, Actor, authorize
+from inventory.errors import Conflict, NotFound
+from inventory.models import Alarm, Job, Severity
+
+ACKNOWLEDGE = "inventory.acknowledge_alarm"
+
+
+@transaction.atomic
+def raise_alarm(
+    kind: str,
+    message: str,
+    *,
+    target: Model,
+    severity: Severity = Severity.WARNING,
+    remedy: str = "",
+    evidence: Sequence[str] = (),
+    job: Job | None = None,
+) -> Alarm:
+    """Raises it, or brings the live one up to date. `evidence`: lines that show what was seen; never key material."""
+    told = {
+        "severity": severity,
+        "target_name": str(target)[:255],
+        "message": message[:1000],
+        "remedy": remedy[:500],
+        "evidence": list(evidence),
+    }
+    alarm, is_new = Alarm.objects.update_or_create(
+        kind=kind, target_kind=events.kind_of(target), target_id=target.pk, cleared_at=None, defaults=told
+    )
+    if is_new:
+        events.record(
+            "alarm.raised", message, target=target, actor=SYSTEM, severity=severity, job=job, alarm=kind,
+            evidence=list(evidence),
+        )  # fmt: skip
+    return alarm
+
+
+@transaction.atomic
+def clear_alarm(kind: str, *, target: Model, job: Job | None = None) -> bool:
+    """Ends the live alarm of that kind, where there is one: what it told of is over. Whether there was one."""
+    live = Alarm.objects.filter(
+        kind=kind, target_kind=events.kind_of(target), target_id=target.pk, cleared_at=None
+    ).first()
+    if live is None:
+        return False
+    live.cleared_at = timezone.now()
+    live.save(update_fields=["cleared_at"])
+    events.record("alarm.cleared", f"No longer so: {live.message}", target=target, actor=SYSTEM, job=job, alarm=kind)
+    return True
+
+
+@transaction.atomic
+def acknowledge_alarm(*, alarm_id: UUID, actor: Actor) -> Alarm:
+    """Somebody has seen it; it stays until it is over. Raises NotFound, Conflict `alarm_over`."""
+    authorize(actor, ACKNOWLEDGE)
+    alarm = Alarm.objects.filter(pk=alarm_id).first()
+    if alarm is None:
+        raise NotFound("alarm_not_found", f"there is no alarm {alarm_id}")
+    if alarm.cleared_at is not None:
+        raise Conflict("alarm_over", f"it is over already: {alarm.message}")
+    if alarm.acknowledged_at is None:
+        alarm.acknowledged_at, alarm.acknowledged_by = timezone.now(), actor.username
+        alarm.save(update_fields=["acknowledged_at", "acknowledged_by"])
+        events.record_about(
+            alarm.target_kind, alarm.target_id, alarm.target_name,
+            "alarm.acknowledged", f"Acknowledged: {alarm.message}", actor=actor, alarm=alarm.kind,
+        )  # fmt: skip
+    return alarm
