@@ -10,7 +10,8 @@ from uuid import UUID
 import libvirt
 from lxml import etree
 
-from inventory.adapters import libvirt_connections, libvirt_errors, libvirt_events, libvirt_files
+from inventory.adapters import libvirt_aside, libvirt_connections, libvirt_errors, libvirt_events, libvirt_files
+from inventory.adapters.libvirt_aside import Aside
 from inventory.engine import console_text, domain_edit, domain_xml
 from inventory.engine.hypervisor import (
     CopyProgress,
@@ -118,8 +119,7 @@ class LibvirtHost:
 
     def virtual_machines(self, known_definitions: Container[str] = ()) -> Iterator[VmFacts]:
         with self._asking("virtual machines"):
-            flags = libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT
-            transient = {domain.UUID() for domain in self._connection.listAllDomains(flags)}
+            listed = libvirt_aside.Listed.read(self._connection)
             # One call for all states and the sizes of running disks. NOWAIT: a VM busy with a long job must not hold
             # up all others; it is reported without sizes. The test driver knows neither flag nor sizes.
             nowait = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
@@ -129,7 +129,7 @@ class LibvirtHost:
             )
             for domain, values in stats:
                 try:
-                    facts = self._read(domain, values, domain.UUID() not in transient, known_definitions)
+                    facts = self._read(domain, values, listed.of(domain), known_definitions)
                 except libvirt.libvirtError as exc:
                     if exc.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                         continue
@@ -139,27 +139,32 @@ class LibvirtHost:
     def virtual_machine(self, uuid: UUID) -> VmFacts:
         with self._asking(f"VM {uuid}"):
             domain = self._domain(uuid)
-            persistent = bool(domain.isPersistent())
+            aside = libvirt_aside.asked(domain)
             if self._uri.transport is Transport.TEST:
                 values: dict[str, Any] = {"state.state": domain.state()[0]}
             else:
                 kinds = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_BLOCK
                 nowait = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
                 values = self._connection.domainListGetStats([domain], kinds, nowait)[0][1]
-            return self._read(domain, values, persistent, ())
+            return self._read(domain, values, aside, ())
 
-    def _read(
-        self, domain: libvirt.virDomain, stats: dict[str, Any], is_persistent: bool, known: Container[str]
-    ) -> VmFacts:
+    def _read(self, domain: libvirt.virDomain, stats: dict[str, Any], aside: Aside, known: Container[str]) -> VmFacts:
         power = _POWER.get(stats.get("state.state"), Power.UNKNOWN)
         is_active = power in _ACTIVE
         inactive = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
         live = domain.XMLDesc(0) if is_active else None
         try:
-            facts = domain_xml.read_facts(inactive, live=live, power=power, is_persistent=is_persistent)
+            facts = domain_xml.read_facts(inactive, live=live, power=power, is_persistent=aside.is_persistent)
         except domain_xml.BadDefinition as exc:
             log.warning("host %s, domain %s: %s", self._uri.label, domain.UUIDString(), exc.message)
             return domain_xml.unreadable(UUID(bytes=domain.UUID()), domain.name(), power)
+        facts = replace(
+            facts,
+            is_autostarted=aside.is_autostarted,
+            has_managed_save=aside.has_managed_save,
+            snapshot_count=aside.snapshots,
+            memory_snapshot_count=aside.memory_snapshots,
+        )
         if is_active:
             return replace(facts, disks=_with_stats(facts.disks, stats))
         if facts.definition_sha256 in known:

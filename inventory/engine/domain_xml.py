@@ -80,6 +80,7 @@ def read_facts(inactive: str, *, live: str | None, power: Power, is_persistent: 
         tpm=_tpm(devices),
         disks=disks,
         definition_sha256=digest,
+        dumps_core=_dumps_core(root),
     )
 
 
@@ -183,6 +184,12 @@ def _memory(root: etree._Element) -> int:
     if size >= 2**63:
         raise BadDefinition("bad_definition", "the domain's memory is out of range")
     return size
+
+
+def _dumps_core(root: etree._Element) -> bool:
+    """Unless the definition forbids it, the host's qemu.conf (dump_guest_core) decides, which nobody tells us."""
+    memory = root.find("memory")
+    return memory is None or memory.get("dumpCore") != "off"
 
 
 def _machine(root: etree._Element) -> str:

@@ -103,7 +103,11 @@ class TpmFacts:
 @dataclass(frozen=True, slots=True)
 class VmFacts:
     """One domain. `definition_sha256` is over the canonical inactive XML, so that it changes with the definition only.
-    It is empty where the XML was refused: then nothing but uuid, name and power is known."""
+    It is empty where the XML was refused: then nothing but uuid, name and power is known.
+
+    `dumps_core`: the definition leaves guest memory in core dumps of QEMU. `memory_snapshot_count`: of the snapshots
+    that libvirt knows, those that were taken of the running guest with its memory. NOT counted: snapshots inside an
+    image that libvirt has no metadata of."""
 
     uuid: UUID
     name: str
@@ -119,6 +123,11 @@ class VmFacts:
     tpm: TpmFacts | None
     disks: tuple[DiskFacts, ...]
     definition_sha256: str
+    dumps_core: bool = True
+    is_autostarted: bool = False
+    has_managed_save: bool = False
+    snapshot_count: int = 0
+    memory_snapshot_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,11 @@ class VmRecord:
     tpm_model: str
     tpm_version: str
     is_tpm_encrypted: bool
+    is_autostarted: bool
+    has_managed_save: bool
+    snapshot_count: int
+    memory_snapshot_count: int
+    dumps_core: bool
     definition_sha256: str
     disks: tuple[DiskRecord, ...]
 
@@ -97,6 +102,9 @@ SECURITY_FIELDS: Final = frozenset(
         "tpm_version",
         "is_tpm_encrypted",
         "disk_encryption",
+        "has_managed_save",
+        "memory_snapshot_count",
+        "dumps_core",
     }
 )
 _TOLD: Final = (
@@ -112,6 +120,11 @@ _TOLD: Final = (
     "tpm_model",
     "tpm_version",
     "is_tpm_encrypted",
+    "is_autostarted",
+    "has_managed_save",
+    "snapshot_count",
+    "memory_snapshot_count",
+    "dumps_core",
 )
 
 
@@ -169,6 +182,11 @@ def record_of(fact: VmFacts) -> VmRecord:
         tpm_model="" if tpm is None else tpm.model,
         tpm_version="" if tpm is None else tpm.version,
         is_tpm_encrypted=tpm is not None and tpm.is_encrypted,
+        is_autostarted=fact.is_autostarted,
+        has_managed_save=fact.has_managed_save,
+        snapshot_count=fact.snapshot_count,
+        memory_snapshot_count=fact.memory_snapshot_count,
+        dumps_core=fact.dumps_core,
         definition_sha256=fact.definition_sha256,
         disks=tuple(sorted((_disk_record(disk) for disk in fact.disks), key=lambda disk: disk.target)),
     )

@@ -6,10 +6,10 @@ processes that look at the same host at once do not disturb each other (see engi
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from django.db import transaction
@@ -33,8 +33,23 @@ from inventory.services import connections, vm_rows
 
 log = logging.getLogger(__name__)
 
+ChangedHook = Callable[[Host], None]
+_CHANGED: Final[list[ChangedHook]] = []
+
 # So many uuids are asked for by name; for more, all rows of other hosts are looked through.
 FEW = 500
+
+
+def register_changed(hook: ChangedHook) -> None:
+    """`hook` runs after rows of virtual machines of a host were written anew, in the same transaction: for what apps
+    above conclude from facts. It must be as cheap for ten thousand VMs as for one."""
+    _CHANGED.append(hook)
+
+
+def _tell(host: Host, plan: Plan) -> None:
+    if not plan.is_empty:
+        for hook in _CHANGED:
+            hook(host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +81,7 @@ def sync_host(host: Host, hypervisor: Hypervisor, *, actor: str = SYSTEM.usernam
         _record(host, plan, new, tells_new=not is_first)
         if is_first:
             _record_first(host, synced, actor, job)
+        _tell(host, plan)
         Host.objects.filter(pk=host.pk).update(last_seen_at=read_at)
     return synced
 
@@ -98,6 +114,7 @@ def refresh_uuids(host: Host, hypervisor: Hypervisor, uuids: Iterable[UUID]) -> 
         plan = reconcile(vm_rows.load(mine), elsewhere, facts, read_at=read_at)
         new = vm_rows.write(plan, host.pk)
         _record(host, plan, new, tells_new=True)
+        _tell(host, plan)
 
 
 def sync_datastores(host: Host, hypervisor: Hypervisor) -> None:

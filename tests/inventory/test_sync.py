@@ -1,5 +1,6 @@
 """What a host reports becomes rows and events: new, changed, gone, moved, back."""
 
+from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
@@ -105,6 +106,40 @@ def test_other_changes(host: Host, synced: FakeHypervisor) -> None:
     sync.sync_host(host, synced)
     found = {event.target_name: (event.severity, event.data["fields"]) for event in Event.objects.all()}
     assert found == {"one": ("info", ["memory_bytes"]), "two": ("info", ["definition"])}
+
+
+@pytest.mark.parametrize(
+    ("fact", "value", "is_warning"),
+    [
+        ("has_managed_save", True, True), ("memory_snapshot_count", 1, True), ("dumps_core", False, True),
+        ("snapshot_count", 2, False), ("is_autostarted", True, False),
+    ],
+)  # fmt: skip
+def test_what_libvirt_keeps_beside_the_definition(
+    host: Host, synced: FakeHypervisor, fact: str, value: object, is_warning: bool
+) -> None:
+    uuid = row("one").uuid
+    synced.vms[uuid] = replace(synced.vms[uuid], **{fact: value})  # type: ignore[arg-type]
+    sync.sync_host(host, synced)
+    assert getattr(row("one"), fact) == value
+    event = Event.objects.get(kind="vm.changed")
+    assert event.data["fields"] == [fact]
+    assert (event.severity == Severity.WARNING) is is_warning
+
+
+def test_apps_above_are_told_of_changed_rows_only(
+    host: Host, synced: FakeHypervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Host] = []
+    monkeypatch.setattr(sync, "_CHANGED", [told.append])
+    sync.sync_host(host, synced)
+    assert told == []
+    synced.change(row("one").uuid, vcpus=7)
+    sync.refresh_uuids(host, synced, [row("one").uuid])
+    assert told == [host]
+    synced.change(row("one").uuid, vcpus=8)
+    sync.sync_host(host, synced)
+    assert told == [host, host]
 
 
 def test_sizes_change_silently_and_unknown_ones_keep_the_last(host: Host, synced: FakeHypervisor) -> None:

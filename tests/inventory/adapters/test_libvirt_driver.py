@@ -185,3 +185,21 @@ def test_texts_are_cut() -> None:
     told = libvirt_errors.operating(error(1, "first " + "x" * 900 + "\n<graphics passwd='hunter2'/>"), "h", "VM")
     assert "hunter2" not in told.message
     assert len(told.message) < 400
+
+
+def test_what_libvirt_keeps_beside_the_xml(host: LibvirtHost) -> None:
+    plain = host.virtual_machine(vm_uuid(5))
+    assert not plain.is_autostarted and not plain.has_managed_save
+    assert (plain.snapshot_count, plain.memory_snapshot_count) == (0, 0)
+    domain = host._connection.lookupByUUIDString(str(vm_uuid(5)))
+    domain.setAutostart(1)
+    domain.snapshotCreateXML("<domainsnapshot><name>running</name></domainsnapshot>", 0)
+    domain.managedSave(0)
+    domain.snapshotCreateXML("<domainsnapshot><name>off</name></domainsnapshot>", 0)
+    found = host.virtual_machine(vm_uuid(5))
+    assert found.is_autostarted and found.has_managed_save
+    assert (found.snapshot_count, found.memory_snapshot_count) == (2, 1)
+    listed = {facts.uuid: facts for facts in host.virtual_machines()}
+    assert listed[vm_uuid(5)] == found
+    assert not listed[vm_uuid(4)].is_autostarted and listed[vm_uuid(4)].snapshot_count == 0
+    assert found.definition_sha256 == plain.definition_sha256, "none of it is part of the definition"

@@ -75,6 +75,16 @@ def test_bios_guest_without_devices() -> None:
     assert (facts.firmware, facts.tpm, facts.disks, facts.memory_bytes) == ("bios", None, (), 2**30)
 
 
+def test_whether_guest_memory_may_be_in_a_core_dump() -> None:
+    """Of the running domain where it runs; without a word the host's own setting decides, which is not known."""
+    assert read(FULL).dumps_core
+    forbidden = FULL.replace("<memory ", '<memory dumpCore="off" ', 1)
+    assert not read(forbidden).dumps_core
+    assert read(FULL.replace("<memory ", '<memory dumpCore="on" ', 1)).dumps_core
+    assert read(forbidden, live=FULL, power=Power.ON).dumps_core
+    assert not read(FULL, live=forbidden, power=Power.ON).dumps_core
+
+
 BOMB = '<!DOCTYPE d [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;&a;">]><domain><name>&b;</name></domain>'
 FILE = '<!DOCTYPE d [<!ENTITY x SYSTEM "file:///etc/hostname">]><domain><name>&x;</name></domain>'
 
