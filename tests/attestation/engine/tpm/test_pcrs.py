@@ -3,7 +3,7 @@ import hashlib
 import pytest
 
 from attestation.engine.tpm.algorithms import HashAlg
-from attestation.engine.tpm.pcrs import PcrSelection, initial_value, read_selection
+from attestation.engine.tpm.pcrs import initial_value, read_selection
 from attestation.engine.tpm.reader import MalformedTpmStructure, Reader
 
 TWO_BANKS = bytes.fromhex("00000002 0004 03 810000 000b 03 030080")
