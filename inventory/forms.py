@@ -24,6 +24,12 @@ class ConfirmForm(ClarityForm):
     """No input: the question itself."""
 
 
+class ConfirmNameForm(ClarityForm):
+    """For what cannot be undone."""
+
+    confirm = forms.CharField(label="Name", max_length=255, help_text="type the name of the virtual machine")
+
+
 class DatacenterForm(ClarityForm):
     name = forms.CharField(label="Name", max_length=Datacenter._meta.get_field("name").max_length)
 

@@ -3,7 +3,7 @@
 from celery import shared_task
 
 from inventory import jobs
-from inventory.services import console, hosts, housekeeping, power
+from inventory.services import console, hosts, housekeeping, power, saved_state
 
 
 @shared_task(name="inventory.connect_host")
@@ -34,6 +34,11 @@ def power_off(job_id: str) -> None:
 @shared_task(name="inventory.reboot")
 def reboot(job_id: str) -> None:
     jobs.run(job_id, power.run_reboot)
+
+
+@shared_task(name="inventory.discard_saved_state")
+def discard_saved_state(job_id: str) -> None:
+    jobs.run(job_id, saved_state.run_discard_saved_state)
 
 
 @shared_task(name="inventory.read_console")

@@ -55,6 +55,7 @@ urlpatterns = [
     path("host/<uuid:target_id>/remove/", places.remove, {"kind": "host"}, name="remove-host"),
     path("vm/<uuid:vm_id>/power/<verb:verb>/", power.change_power, name="power"),
     path("vm/<uuid:vm_id>/remove/", power.remove_vm, name="remove-vm"),
+    path("vm/<uuid:vm_id>/saved-state/discard/", power.discard_saved_state, name="discard-saved-state"),
     path("vm/<uuid:vm_id>/console/", power.show_console, name="console"),
     path("<kind:kind>/<uuid:target_id>/", objects.summary, name="summary"),
     path("<kind:kind>/<uuid:target_id>/monitor/", objects.monitor, name="monitor"),

@@ -130,6 +130,11 @@ class FakeHypervisor:
     def reboot(self, uuid: UUID) -> None:
         self._power("reboot", uuid, self.virtual_machine(uuid).power is Power.ON, Power.ON)
 
+    def discard_managed_save(self, uuid: UUID, *, path: str) -> None:
+        self._ask("discard_managed_save")
+        self.files.pop(path, None)
+        self.vms[uuid] = replace(self.virtual_machine(uuid), has_managed_save=False)
+
     def console_text(self, uuid: UUID, max_bytes: int) -> str:
         self._ask("console_text")
         if uuid not in self.console:

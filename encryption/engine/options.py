@@ -74,6 +74,9 @@ class CurrentVm:
     disks: tuple[CurrentDisk, ...]
     has_key: bool
     leftovers: tuple[str, ...] = ()  # files that an interrupted change has not destroyed yet
+    has_managed_save: bool = False
+    snapshot_count: int = 0
+    memory_snapshot_count: int = 0  # of those, with guest memory in them
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +208,8 @@ def _state_refusals(
             f"No worker of this console reaches the files of {current.name}",
             "run a worker on that host, or move the VM to a host whose files a worker reaches",
         )
+    if home or encrypting or decrypting or desired.encrypt_home != current.has_key:
+        yield from kept_states(current)
     for disk in [*encrypting, *decrypting]:
         if disk.shared_with:
             yield Finding(
@@ -230,6 +235,25 @@ def _state_refusals(
                 f"{disk.target} was encrypted outside this console, which has no key for it",
                 "import its keys first",
             )
+
+
+def kept_states(current: CurrentVm) -> Iterable[Finding]:
+    """What libvirt keeps of the VM beside its files, and what no change of its encryption reaches: it would hold guest
+    memory or disk content in clear, or open with keys that are no longer."""
+    if current.has_managed_save:
+        yield Finding(
+            "managed_save_present",
+            f"{current.name} has a saved state, and its guest memory lies in that in clear",
+            "start it, so that it resumes, and shut it down; or discard the saved state (Actions)",
+        )
+    if current.snapshot_count:
+        memory = f", {current.memory_snapshot_count} of them with guest memory" if current.memory_snapshot_count else ""
+        yield Finding(
+            "snapshots_present",
+            f"{current.name} has {current.snapshot_count} snapshot{'s' * (current.snapshot_count != 1)}{memory}, "
+            "which stay as they are",
+            "delete the snapshots on its host (virsh snapshot-delete), then refresh the host",
+        )
 
 
 def _home_words(current: CurrentVm) -> str:

@@ -147,6 +147,9 @@ def observe(vm: VirtualMachine) -> CurrentVm:
         disks=tuple(_current_disks(vm, disks, held)),
         has_key=VmSecurity.objects.filter(virtual_machine=vm, key__isnull=False).exists(),
         leftovers=tuple(_leftover(vm, disks, row) for row in rows if row.stage != Stage.IN_USE),
+        has_managed_save=vm.has_managed_save,
+        snapshot_count=vm.snapshot_count,
+        memory_snapshot_count=vm.memory_snapshot_count,
     )
 
 

@@ -99,6 +99,8 @@ def send_keys(vm: VirtualMachine, hypervisor: Hypervisor, job: Job) -> None:
     if not known:
         return
     facts = hypervisor.virtual_machine(vm.uuid)
+    if facts.has_managed_save:
+        raise _saved_state_refused(vm)
     for row in known:
         if row.purpose == Purpose.VTPM and _waits_for_exchange(facts, row):
             raise Conflict(
@@ -120,6 +122,20 @@ def send_keys(vm: VirtualMachine, hypervisor: Hypervisor, job: Job) -> None:
         "key.released", f"Keys of {vm} sent to {vm.host} for its start", target=vm, actor=job.actor, job=job,
         host=vm.host.name, secrets=len(rows), key_ids=sorted({row.key.key_id for row in rows}),
     )  # fmt: skip
+
+
+def refuse_saved_state(vm: VirtualMachine) -> None:
+    """A start would restore guest memory that lay on the host in clear, where it could have been read or changed."""
+    if vm.has_managed_save and vm.wrapped_secrets.exists():
+        raise _saved_state_refused(vm)
+
+
+def _saved_state_refused(vm: VirtualMachine) -> Conflict:
+    return Conflict(
+        "managed_save_present",
+        f"{vm} is encrypted, but was saved with its guest memory in clear, and is not resumed from that",
+        hint="discard its saved state (Actions), then start it afresh",
+    )
 
 
 def _waits_for_exchange(facts: VmFacts, row: WrappedSecret) -> bool:

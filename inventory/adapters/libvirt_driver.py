@@ -211,6 +211,15 @@ class LibvirtHost:
         with self._asking(f"VM {uuid}"):
             self._domain(uuid).reboot(0)
 
+    def discard_managed_save(self, uuid: UUID, *, path: str) -> None:
+        with self._asking(f"the saved state of VM {uuid}"):
+            domain = self._domain(uuid)
+            if not domain.hasManagedSaveImage(0):
+                return
+            if path:
+                libvirt_files.wipe(self._connection, path)
+            domain.managedSaveRemove(0)
+
     def console_text(self, uuid: UUID, max_bytes: int) -> str:
         with self._asking(f"VM {uuid}"):
             domain = self._domain(uuid)

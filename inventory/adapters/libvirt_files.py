@@ -86,6 +86,16 @@ def delete(connection: libvirt.virConnect, path: str, *, wipe: bool) -> None:
         volume.delete(0)
 
 
+def wipe(connection: libvirt.virConnect, path: str) -> None:
+    """Overwrites a file with zeros and leaves it; none there is no error. May raise libvirtError."""
+    with _pool(connection, path) as pool:
+        try:
+            _volume(pool, path).wipe(0)
+        except libvirt.libvirtError as exc:
+            if exc.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL:
+                raise
+
+
 def _volume(pool: libvirt.virStoragePool, path: str) -> libvirt.virStorageVol:
     name = posixpath.basename(path)
     try:

@@ -207,13 +207,27 @@ class VmOut(VmLine):
     """A virtual machine with its disks."""
 
     nvram_path: str
+    is_autostarted: bool
+    has_managed_save: bool
+    snapshot_count: int
+    memory_snapshot_count: int
+    dumps_core: bool
     disks: list[DiskOut]
 
     @override
     @classmethod
     def values(cls, row: VirtualMachine, is_encrypted: bool) -> dict[str, Any]:
-        own = {"nvram_path": row.nvram_path, "disks": [DiskOut.of(disk) for disk in row.disks.all()]}
+        names = (
+            "nvram_path", "is_autostarted", "has_managed_save", "snapshot_count", "memory_snapshot_count", "dumps_core",
+        )  # fmt: skip
+        own = {name: getattr(row, name) for name in names} | {"disks": [DiskOut.of(disk) for disk in row.disks.all()]}
         return super().values(row, is_encrypted) | own
+
+
+class ConfirmNameIn(Input):
+    """`confirm` repeats the virtual machine's name."""
+
+    confirm: Annotated[str, Field(max_length=255)]
 
 
 class ConsoleTextOut(Schema):

@@ -8,9 +8,9 @@ from ninja import Query, Router
 from pydantic import Field
 
 from inventory.api.frame import PageQuery, Text, actor_of, page_of
-from inventory.api.schemas import ConsoleTextOut, JobOut, VmLine, VmOut, VmPage
+from inventory.api.schemas import ConfirmNameIn, ConsoleTextOut, JobOut, VmLine, VmOut, VmPage
 from inventory.models import Firmware, PowerState
-from inventory.services import console, listings, power, search
+from inventory.services import console, listings, power, saved_state, search
 from inventory.services.search import VmFilter
 from inventory.services.virtual_machines import remove_from_inventory
 
@@ -87,6 +87,13 @@ def power_off(request: HttpRequest, vm_id: UUID) -> JobOut:
 def reboot(request: HttpRequest, vm_id: UUID) -> JobOut:
     """Asks the guest to restart."""
     return JobOut.of(power.reboot(vm_id=vm_id, actor=actor_of(request)))
+
+
+@router.post("/virtual-machines/{uuid:vm_id}/discard-saved-state", response={202: JobOut})
+def discard_saved_state(request: HttpRequest, vm_id: UUID, wanted: ConfirmNameIn) -> JobOut:
+    """Deletes the file that the guest was suspended to. What only its memory held is lost."""
+    actor = actor_of(request)
+    return JobOut.of(saved_state.discard_saved_state(vm_id=vm_id, confirm=wanted.confirm, actor=actor))
 
 
 @router.get("/virtual-machines/{uuid:vm_id}/console", response=ConsoleTextOut)

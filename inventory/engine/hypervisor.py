@@ -206,6 +206,11 @@ class Hypervisor(Protocol):
 
     def reboot(self, uuid: UUID) -> None: ...
 
+    def discard_managed_save(self, uuid: UUID, *, path: str) -> None:
+        """Deletes the state that the domain was suspended to; none there is no error. The file `path` is overwritten
+        before, where that is where libvirt keeps it ("" where that is not known)."""
+        ...
+
     def console_text(self, uuid: UUID, max_bytes: int) -> str:
         """The tail of what the guest has printed on its first serial port, control characters removed."""
         ...

@@ -39,10 +39,12 @@ __all__ = [
     "check_uri",
     "open_host",
     "reaches_files",
+    "state_folder",
     "translate",
     "vtpm_state_path",
 ]
 
+SYSTEM_STATE: Final = "/var/lib/libvirt/qemu"
 SYSTEM_VTPM_STATE: Final = "/var/lib/libvirt/swtpm"
 
 Opener = Callable[[str], AbstractContextManager[Hypervisor]]
@@ -100,6 +102,15 @@ def reaches_files(host: Host) -> bool:
     NOT checked: the rights on a single file, and that the worker runs on that machine and not in a container.
     """
     return check_uri(host.uri).transport is uri.Transport.UNIX
+
+
+def state_folder(host: Host) -> str | None:
+    """Where the host's libvirt keeps what belongs to QEMU guests: save/, dump/, nvram/, snapshot/. None where it is not
+    known: a session daemon's home shows only in the vTPM state folder that was given for the host."""
+    if host.uri.partition("?")[0].endswith("/system"):
+        return SYSTEM_STATE
+    folder, _, name = host.vtpm_state_path.rstrip("/").rpartition("/")
+    return folder if name == "swtpm" and folder else None
 
 
 def vtpm_state_path(vm: VirtualMachine) -> str | None:

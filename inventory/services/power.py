@@ -26,6 +26,16 @@ _START_STEPS: Final[list[StartStep]] = []
 _AFTER_START: Final[list[StartStep]] = []
 
 
+# Asked when a start is requested, of what is known then; raises ServiceError to forbid it.
+StartGuard = Callable[[VirtualMachine], None]
+_START_GUARDS: Final[list[StartGuard]] = []
+
+
+def register_start_guard(guard: StartGuard) -> None:
+    """`guard` refuses a start at once, where the person still looks on. Its start step must refuse again."""
+    _START_GUARDS.append(guard)
+
+
 def register_start_step(step: StartStep) -> None:
     """`step` runs before every start of a VM, in the order of registration: gates, keys."""
     _START_STEPS.append(step)
@@ -74,6 +84,9 @@ def _start(kind: JobKind, vm_id: UUID, actor: Actor, *, wants_running: bool) -> 
         raise Conflict("vm_not_running", f"{vm} is not running")
     if not wants_running and vm.is_running:
         raise Conflict("vm_running", f"{vm} is running already")
+    if kind is POWER_ON:
+        for guard in _START_GUARDS:
+            guard(vm)
     job = jobs.start(kind, target=vm, actor=actor)
     events.record(f"vm.{kind.name.partition('.')[2]}_requested", f"{kind.label} of {vm} requested", target=vm,
                   actor=actor, job=job)  # fmt: skip

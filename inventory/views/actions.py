@@ -53,11 +53,13 @@ def _power(vm: VirtualMachine) -> list[Action]:
         where = reverse("inventory:power", args=[vm.pk, verb])
         return Action(label, where, icon, "Power", direct, gone or ("" if possible else why_not))
 
+    discard = reverse("inventory:discard-saved-state", args=[vm.pk])
     return [
         action("Power On", "on", "play", off, "it is not powered off", True),
         action("Shut Down Guest", "shut-down", "power", running, "it is not running", True),
         action("Power Off…", "off", "stop", running, "it is not running", False),
         action("Reboot…", "reboot", "refresh", running, "it is not running", False),
+        *([Action("Discard Saved State…", discard, "undo", "Power", why_not=gone)] if vm.has_managed_save else []),
         Action("Serial Console", reverse("inventory:console", args=[vm.pk]), "terminal", "View", is_page=True),
     ]
 

@@ -154,6 +154,8 @@ def _badges(target: Place) -> list[extensions.Badge]:
             found.append(("label-info", "lock", "Encrypted"))
         if target.tpm_model:
             found.append(("label-info", "shield-check", f"vTPM {target.tpm_version}".strip()))
+        if target.has_managed_save:
+            found.append(("label-warning", "pause-solid", "Saved state"))
         if not target.is_present:
             found.append(("label-warning", "warning-standard", "Not on its host"))
         return found

@@ -12,7 +12,7 @@ from django.views.decorators.http import require_safe
 from inventory import forms
 from inventory.authorize import Actor, authorize
 from inventory.models import Job, TargetKind
-from inventory.services import console, power, virtual_machines
+from inventory.services import console, power, saved_state, virtual_machines
 from inventory.views import pages
 from inventory.views.dialogs import dialog
 
@@ -72,6 +72,21 @@ def remove_vm(request: HttpRequest, vm_id: UUID) -> HttpResponse:
     context = {"title": f"Remove {vm.name}", "kind": TargetKind.VIRTUAL_MACHINE, "place": vm, "back": steps[-1].url}
     return dialog(
         request, template="inventory/place_remove.html", form=forms.ConfirmForm, submit=submit, context=context
+    )
+
+
+def discard_saved_state(request: HttpRequest, vm_id: UUID) -> HttpResponse:
+    vm = pages.load_vm(vm_id, request.user)
+    authorize(request.user, saved_state.DISCARD.name, vm)
+    back = reverse("inventory:summary", args=[TargetKind.VIRTUAL_MACHINE, vm_id])
+
+    def submit(data: dict[str, Any]) -> str:
+        saved_state.discard_saved_state(vm_id=vm_id, confirm=data["confirm"], actor=request.user)
+        return "" if request.headers.get("HX-Request") == "true" else back
+
+    context = {"title": "Discard saved state", "vm": vm, "back": back}
+    return dialog(
+        request, template="inventory/vm_saved_state.html", form=forms.ConfirmNameForm, submit=submit, context=context
     )
 
 

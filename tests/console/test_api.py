@@ -223,6 +223,7 @@ ROUTES_OF_VIEWS = {
     "inventory:remove-host": "remove_host",
     "inventory:power": "power_on",
     "inventory:remove-vm": "remove_virtual_machine",
+    "inventory:discard-saved-state": "discard_saved_state",
     "encryption:vm-options": "apply_vm_options",
     "encryption:vm-plan": "plan_vm_options",
     "encryption:vm-recrypt": "recrypt_vm",

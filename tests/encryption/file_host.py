@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -66,12 +66,24 @@ class FileHost(FakeHypervisor):
     def _facts(self, uuid: UUID) -> VmFacts:
         before = self.vms[uuid]
         found = domain_xml.read_facts(self.xml[uuid], live=self.live.get(uuid), power=before.power, is_persistent=True)
-        return replace(found, disks=tuple(map(_with_size, found.disks)))
+        return replace(
+            found,
+            disks=tuple(map(_with_size, found.disks)),
+            is_autostarted=before.is_autostarted,
+            has_managed_save=before.has_managed_save,
+            snapshot_count=before.snapshot_count,
+            memory_snapshot_count=before.memory_snapshot_count,
+        )
 
     @override
     def virtual_machine(self, uuid: UUID) -> VmFacts:
         super().virtual_machine(uuid)
         return self._facts(uuid)
+
+    @override
+    def virtual_machines(self, known_definitions: Container[str] = ()) -> Iterator[VmFacts]:
+        for facts in super().virtual_machines(known_definitions):
+            yield self._facts(facts.uuid)
 
     @override
     def redefine(self, uuid: UUID, edit: Callable[[str], str]) -> None:

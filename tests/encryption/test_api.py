@@ -250,6 +250,19 @@ class TestVmOptions:
         assert (answer.status, answer.code) == (409, refusals[0]["code"])
         assert not Job.objects.exists()
 
+    @pytest.mark.parametrize(
+        ("change", "code"),
+        [({"has_managed_save": True}, "managed_save_present"), ({"snapshot_count": 1}, "snapshots_present")],
+    )
+    def test_refused_while_libvirt_keeps_a_state_of_it(
+        self, admin: Caller, vm: VirtualMachine, wish: dict[str, object], change: dict[str, object], code: str
+    ) -> None:
+        Host.objects.update(uri="qemu:///system")
+        VirtualMachine.objects.filter(pk=vm.pk).update(**change)
+        answer = admin.post(f"/virtual-machines/{vm.pk}/options", wish)
+        assert (answer.status, answer.code) == (409, code)
+        assert answer.body["hint"] and not Job.objects.exists()
+
     def test_who_may_only_look_may_not_apply(self, looker: Caller, vm: VirtualMachine, wish: dict[str, object]) -> None:
         answer = looker.post(f"/virtual-machines/{vm.pk}/options", wish)
         assert (answer.status, answer.code) == (403, "not_permitted")

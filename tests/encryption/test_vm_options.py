@@ -160,6 +160,13 @@ def test_bad_input_is_shown_and_what_was_chosen_stays(
         ({"is_present": False}, ("vda",), "no longer on its host", "refresh the host"),
         ({"is_persistent": False}, ("vda",), "no persistent definition", "define it on its host"),
         ({"is_nvram_encrypted": True}, ("vda",), "encrypted outside this console", "import its keys"),
+        ({"has_managed_save": True}, ("vda",), "guest memory lies in that in clear", "discard the saved state"),
+        (
+            {"snapshot_count": 2, "memory_snapshot_count": 1},
+            ("vda",),
+            "2 snapshots, 1 of them with guest memory",
+            "delete the snapshots on its host",
+        ),
     ],
 )
 def test_refusals_of_the_plan_are_shown_with_what_to_do(

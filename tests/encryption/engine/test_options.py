@@ -106,6 +106,22 @@ def test_a_running_vm_with_an_encrypted_home_has_its_disk_copied_live() -> None:
     ]
 
 
+@pytest.mark.parametrize(("current", "desired"), [(PLAIN, ALL), (ENCRYPTED, NONE)])
+def test_what_libvirt_keeps_of_the_vm_forbids_every_conversion(current: CurrentVm, desired: DesiredVm) -> None:
+    assert codes(plan(replace(current, has_managed_save=True), desired)) == ["managed_save_present"]
+    made = plan(replace(current, snapshot_count=1), desired)
+    assert codes(made) == ["snapshots_present"]
+    assert "1 snapshot, which" in made.refusals[0].text
+    made = plan(replace(current, snapshot_count=3, memory_snapshot_count=2), desired)
+    assert "3 snapshots, 2 of them with guest memory" in made.refusals[0].text
+
+
+def test_what_libvirt_keeps_is_no_matter_where_nothing_changes() -> None:
+    kept = replace(ENCRYPTED, has_managed_save=True, snapshot_count=1)
+    assert plan(kept, ALL).is_empty
+    assert plan(replace(PLAIN, snapshot_count=1), NONE).is_empty
+
+
 def test_a_running_bios_vm_has_no_home_files_in_the_way() -> None:
     made = plan(replace(PLAIN, nvram_path="", is_running=True), ALL)
     assert not made.refusals
@@ -169,6 +185,7 @@ def vms(draw: st.DrawFn) -> CurrentVm:
             "tpm_state_known",
             "home_is_ours",
             "has_key",
+            "has_managed_save",
         )
     }
     return replace(PLAIN, disks=disks, nvram_path=draw(st.sampled_from(["", "/pool/vars.fd"])), **flags)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Keys reach a host for the moment of a start; what stands in the way has a code of its own."""
 
 import socket
+from dataclasses import replace
 
 import pytest
 from django.conf import settings
@@ -10,8 +11,9 @@ from encryption.models import Key, KmsCluster, KmsServer, Stage, WrappedSecret
 from encryption.services import key_access, key_providers
 from inventory import jobs
 from inventory.engine.hypervisor import OperationRefused, Power
+from inventory.errors import Conflict
 from inventory.models import Event, Job, JobStatus
-from inventory.services import power, sync
+from inventory.services import power, saved_state, sync
 from lab import kms
 from tests.encryption.adapters.conftest import RunningKms
 from tests.encryption.file_host import MemoryKeyServer
@@ -68,6 +70,28 @@ def test_taken_back_after_a_start_that_failed(world: World) -> None:
 
 def test_plain_vm_needs_no_key_server(make_world: MakeWorld) -> None:
     assert start(make_world()).status == JobStatus.SUCCEEDED
+
+
+def test_a_saved_state_is_never_resumed(world: World) -> None:
+    """Made between the request and the start; then known already when it is requested."""
+    job = power.power_on(vm_id=world.vm.pk, actor=world.actor)
+    world.hypervisor.vms[world.uuid] = replace(world.hypervisor.vms[world.uuid], has_managed_save=True)
+    jobs.run(str(job.pk), power.run_power_on)
+    job.refresh_from_db()
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "managed_save_present")
+    assert world.hypervisor.vms[world.uuid].power is Power.OFF and not world.hypervisor.put
+    with pytest.raises(Conflict) as caught:
+        power.power_on(vm_id=world.vm.pk, actor=world.actor)
+    assert caught.value.code == "managed_save_present" and "discard its saved state" in caught.value.hint
+    job = saved_state.discard_saved_state(vm_id=world.vm.pk, confirm=world.vm.name, actor=world.actor)
+    jobs.run(str(job.pk), saved_state.run_discard_saved_state)
+    assert start(world).status == JobStatus.SUCCEEDED
+
+
+def test_a_plain_vm_resumes_from_its_saved_state(make_world: MakeWorld) -> None:
+    made = make_world()
+    made.hypervisor.vms[made.uuid] = replace(made.hypervisor.vms[made.uuid], has_managed_save=True)
+    assert start(made).status == JobStatus.SUCCEEDED
 
 
 def test_key_destroyed_at_the_key_server(world: World, keys: MemoryKeyServer) -> None:

@@ -1,0 +1,62 @@
+"""Guest memory of protected VMs that lies on a host in clear: an alarm while it does.
+
+Nothing of ours writes it: a managed save, a snapshot or a core dump is made on the host by other means. It is seen in
+the facts of every sync, and in what the leftovers finder has found.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+from uuid import UUID
+
+from django.db.models import QuerySet
+
+from inventory.alarms import clear_alarm, raise_alarm
+from inventory.models import Alarm, Host, Severity, TargetKind, VirtualMachine
+
+KIND: Final = "vm.memory_in_clear"
+_REMEDY: Final = (
+    "discard a saved state by Actions, delete snapshots on the host (virsh snapshot-delete), destroy files under "
+    "Monitor, Leftovers of the host; then change what the guest held in memory and should be secret"
+)
+
+
+def review_host(host: Host) -> None:
+    """Raises and clears the alarm for the host's VMs. A fixed number of queries where nothing is to be told."""
+    rows = VirtualMachine.objects.filter(host=host)
+    live = {
+        alarm.target_id: alarm
+        for alarm in Alarm.objects.filter(
+            kind=KIND, target_kind=TargetKind.VIRTUAL_MACHINE, cleared_at=None, target_id__in=rows.values("pk")
+        )
+    }
+    exposed = {vm.pk: vm for vm in _exposed(rows)}
+    for vm in exposed.values():
+        evidence = evidence_of(vm)
+        if vm.pk not in live or live[vm.pk].evidence != evidence:
+            raise_alarm(
+                KIND, f"{vm} is encrypted, but guest memory or disk content of it lies on {host} in clear", target=vm,
+                severity=Severity.ERROR, remedy=_REMEDY, evidence=evidence,
+            )  # fmt: skip
+    for vm in _gone(live.keys() - exposed.keys()):
+        clear_alarm(KIND, target=vm)
+
+
+def _exposed(rows: QuerySet[VirtualMachine]) -> QuerySet[VirtualMachine]:
+    protected = rows.filter(is_present=True, security__isnull=False)
+    return protected.filter(has_managed_save=True) | protected.filter(snapshot_count__gt=0)
+
+
+def _gone(ids: Iterable[UUID]) -> Iterable[VirtualMachine]:
+    wanted = list(ids)
+    return VirtualMachine.objects.filter(pk__in=wanted) if wanted else ()
+
+
+def evidence_of(vm: VirtualMachine) -> list[str]:
+    found = []
+    if vm.has_managed_save:
+        found.append("libvirt reports a managed save: the guest's memory, written to a file in clear")
+    if vm.memory_snapshot_count:
+        found.append(f"libvirt reports {vm.memory_snapshot_count} snapshots with guest memory")
+    if without := vm.snapshot_count - vm.memory_snapshot_count:
+        found.append(f"libvirt reports {without} snapshots of disks, made outside this console")
+    return found
