@@ -95,8 +95,8 @@ def test_a_second_run_does_nothing_more(saved: VirtualMachine, hypervisor: FakeH
 def test_wrong_confirmation(admin: Client, alice: User, saved: VirtualMachine, confirm: str) -> None:
     answer = admin.post(url(saved), {"confirm": confirm})
     assert answer.status_code == 422
-    answer = caller(alice).post(f"/virtual-machines/{saved.pk}/discard-saved-state", {"confirm": confirm})
-    assert (answer.status, answer.code) == (422, "confirmation_mismatch")
+    found = caller(alice).post(f"/virtual-machines/{saved.pk}/discard-saved-state", {"confirm": confirm})
+    assert (found.status, found.code) == (422, "confirmation_mismatch")
     assert not Job.objects.exists()
 
 
