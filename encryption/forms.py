@@ -1,11 +1,13 @@
 """Forms of the encryption pages: shape only. What is allowed is decided by the services."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
 from django import forms
 from typing_extensions import override
 
+from encryption.models import StoragePolicy
 from encryption.services.options import VmOptions, Wish
 from inventory.forms import ClarityForm
 
@@ -13,37 +15,70 @@ PEM_ROWS = 12
 
 
 class VmOptionsForm(ClarityForm):
-    """VM Options, encryption part. Its choices come from the VM."""
+    """VM Options, encryption part. Its choices come from the VM; a field `disk-vda` holds the policy of vda."""
 
-    policy = forms.ChoiceField(label="Encrypt VM")
+    policy = forms.ChoiceField(label="VM home", help_text="Firmware variables and vTPM state. It decides about the VM.")
     kms_cluster = forms.ChoiceField(label="Key provider", required=False)
-    disks = forms.MultipleChoiceField(label="Encrypted disks", required=False, widget=forms.CheckboxSelectMultiple)
 
     def __init__(self, found: VmOptions, data: Any = None) -> None:
-        super().__init__(data, initial={"policy": str(found.policy.pk), "disks": sorted(found.encrypted_disks)})
-        self.fields["policy"].choices = [(str(one.pk), one.name) for one in found.policies]  # type: ignore[attr-defined]
+        super().__init__(data, initial={"policy": str(found.policy.pk)})
+        self.targets = [disk.target for disk in found.disks if not disk.is_read_only]
+        self.fields["policy"].choices = _choices(found.home_policies)  # type: ignore[attr-defined]
         self.fields["kms_cluster"].choices = [  # type: ignore[attr-defined]
             (str(one.pk), f"{one.name}{' (default)' if one.is_default else ''}{' (lab)' if one.is_lab else ''}")
             for one in found.kms_clusters
         ]
-        self.fields["disks"].choices = [  # type: ignore[attr-defined]
-            (disk.target, f"{disk.target} ({disk.format})") for disk in found.disks if not disk.is_read_only
-        ]
+        for disk in found.disks:
+            if disk.is_read_only:
+                continue
+            field = forms.ChoiceField(label=f"{disk.target} ({disk.format})", choices=_choices(found.policies))
+            field.widget.attrs["class"] = "clr-select"
+            self.fields[f"disk-{disk.target}"] = field
+            self.initial[f"disk-{disk.target}"] = str(found.policy_of_disk(disk).pk)
         if found.security is not None and found.security.key is not None:
             self.fields["kms_cluster"].disabled = True
             self.initial["kms_cluster"] = str(found.security.key.cluster_id)
 
-    def choices_of_one(self) -> list[forms.BoundField]:
+    def choices_of_home(self) -> list[forms.BoundField]:
         return [self["policy"], self["kms_cluster"]]
+
+    def choices_of_disks(self) -> list[forms.BoundField]:
+        return [self[f"disk-{target}"] for target in self.targets]
 
     def wish(self) -> Wish:
         """Of valid input only."""
         chosen = self.cleaned_data["kms_cluster"]
         return Wish(
             policy_id=UUID(self.cleaned_data["policy"]),
-            disks=frozenset(self.cleaned_data["disks"]),
+            disks={target: UUID(self.cleaned_data[f"disk-{target}"]) for target in self.targets},
             kms_cluster_id=UUID(chosen) if chosen else None,
         )
+
+
+def _choices(policies: Sequence[StoragePolicy]) -> list[tuple[str, str]]:
+    return [(str(one.pk), one.name) for one in policies]
+
+
+class StoragePolicyForm(ClarityForm):
+    name = forms.CharField(label="Name", max_length=80)
+    description = forms.CharField(label="Description", max_length=300, required=False)
+    encrypts = forms.TypedChoiceField(
+        label="Encryption",
+        choices=[("yes", "Encrypt with a key of the key provider"), ("no", "Do not encrypt")],
+        coerce=lambda value: value == "yes",
+        help_text="A policy that does not encrypt is for single disks of an encrypted VM",
+    )
+    max_key_age_days = forms.IntegerField(
+        label="Greatest key age in days",
+        required=False,
+        min_value=1,
+        max_value=3650,
+        help_text="VMs whose key is older get a new one by themselves; empty: never",
+    )
+
+
+class PolicyNameForm(ClarityForm):
+    name = forms.CharField(label="Name", max_length=80)
 
 
 class KeyProviderForm(ClarityForm):

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from encryption.views import key_providers, key_trust, keys, vm_options, vm_unlock
+from encryption.views import key_providers, key_trust, keys, storage_policies, vm_options, vm_unlock
 
 app_name = "encryption"
 urlpatterns = [
@@ -11,6 +11,12 @@ urlpatterns = [
     path("vms/<uuid:vm_id>/recrypt/", vm_options.recrypt_vm, name="vm-recrypt"),
     path("vms/<uuid:vm_id>/unlock/", vm_unlock.unlock_vm, name="vm-unlock"),
     path("vms/<uuid:vm_id>/card/", vm_options.card, name="vm-card"),
+    path("policies/", storage_policies.index, name="policies"),
+    path("policies/add/", storage_policies.add, name="policy-add"),
+    path("policies/<uuid:policy_id>/", storage_policies.detail, name="policy"),
+    path("policies/<uuid:policy_id>/edit/", storage_policies.edit, name="policy-edit"),
+    path("policies/<uuid:policy_id>/clone/", storage_policies.clone, name="policy-clone"),
+    path("policies/<uuid:policy_id>/delete/", storage_policies.delete, name="policy-delete"),
     path("kms/", key_providers.index, name="kms"),
     path("kms/add/", key_providers.add, name="kms-add"),
     path("kms/<uuid:cluster_id>/", key_providers.detail, name="kms-cluster"),

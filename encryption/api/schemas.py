@@ -16,10 +16,12 @@ from encryption.models import Key, KmsCluster, KmsServer, LockCause, Purpose, St
 from encryption.services import certificates
 from encryption.services.certificates import CertificateFacts
 from encryption.services.options import Plan, VmOptions, Wish
+from encryption.services.storage_policies import PolicyUse, VmUse
 from inventory.api.frame import Input, PageOut
 from inventory.api.schemas import Name, Ref
 
 ServerState = Literal["unknown", "connected", "unreachable", "untrusted", "failing"]
+ComplianceState = Literal["compliant", "noncompliant", "unknown"]
 KeyState = Literal["pre_active", "active", "deactivated", "compromised", "destroyed", "missing"]
 Pem = Annotated[str, Field(max_length=certificates.MAX_PEM_CHARACTERS)]
 
@@ -155,15 +157,68 @@ class RequestOut(Schema):
 
 
 class StoragePolicyOut(Schema):
+    """What a VM's home or a disk must be. `max_key_age_days`: a VM whose key is older gets a new one; null: never."""
+
     id: UUID
     name: str
     description: str
     encrypts: bool
     is_builtin: bool
+    max_key_age_days: int | None
 
     @classmethod
     def of(cls, row: StoragePolicy) -> Self:
         return cls.model_validate({name: getattr(row, name) for name in cls.model_fields})
+
+
+class StoragePolicyLine(StoragePolicyOut):
+    """With its use: VMs whose home has it, disks that have it, and how many of all those VMs are not compliant."""
+
+    virtual_machine_count: int
+    disk_count: int
+    noncompliant_count: int
+
+    @classmethod
+    def of_use(cls, use: PolicyUse) -> Self:
+        return cls(
+            **StoragePolicyOut.of(use.policy).dict(),
+            virtual_machine_count=use.virtual_machines,
+            disk_count=use.disks,
+            noncompliant_count=use.noncompliant,
+        )
+
+
+class StoragePolicyIn(Input):
+    """`max_key_age_days` 1 to 3650, or null."""
+
+    name: Name
+    description: Annotated[str, Field(max_length=300)] = ""
+    encrypts: bool = True
+    max_key_age_days: int | None = None
+
+
+class PolicyNameIn(Input):
+    name: Name
+
+
+class PolicyVmOut(Schema):
+    """A VM that has the policy for its home, for some disks (by target), or both."""
+
+    virtual_machine: Ref
+    is_home: bool
+    disks: list[str]
+    compliance: ComplianceState | None
+
+    @classmethod
+    def of_use(cls, use: VmUse) -> Self:
+        state = use.compliance.state if use.compliance else None
+        return cls.model_validate(
+            {"virtual_machine": Ref.of(use.vm), "is_home": use.is_home, "disks": list(use.disks), "compliance": state}
+        )
+
+
+class PolicyVmPage(PageOut):
+    items: list[PolicyVmOut]
 
 
 class KeyProviderIn(Input):
@@ -267,9 +322,10 @@ class LockOut(Schema):
 
 
 class OptionDiskOut(Schema):
-    """A hard disk that a policy can be chosen for."""
+    """A hard disk that a policy can be chosen for, and the one it has."""
 
     target: str
+    policy: StoragePolicyOut
     format: str
     source: str
     is_read_only: bool
@@ -299,8 +355,11 @@ class VmOptionsOut(Schema):
             key_provider=None if key is None else Ref(id=key.cluster.pk, name=key.cluster.name),
             key_id="" if key is None else key.key_id,
             disks=[
-                OptionDiskOut.model_validate({name: getattr(disk, name) for name in OptionDiskOut.model_fields})
-                for disk in found.disks
+                OptionDiskOut.model_validate(
+                    {name: getattr(disk, name) for name in OptionDiskOut.model_fields if name != "policy"}
+                    | {"policy": StoragePolicyOut.of(policy)}
+                )
+                for disk, policy in found.disks_with_policies
             ],
             parts=[
                 PartOut(
@@ -320,17 +379,19 @@ class VmOptionsOut(Schema):
 
 
 class WishIn(Input):
-    """What is wanted: the policy of the home, which disks shall be encrypted, where a new key comes from.
+    """What is wanted: the policy of the home, the policy of each disk by its target, where a new key comes from.
 
-    `key_provider_id` left out: the default one.
+    A disk that is left out is not encrypted. `key_provider_id` left out: the default one.
     """
 
     policy_id: UUID
-    disks: Annotated[list[Annotated[str, Field(max_length=32)]], Field(max_length=256)] = Field(default_factory=list)
+    disks: Annotated[dict[Annotated[str, Field(max_length=32)], UUID], Field(max_length=256)] = Field(
+        default_factory=dict, examples=[{"vda": "6f6c1a5e-0a55-4f5f-9f0d-0e3f7d5a9a11"}]
+    )
     key_provider_id: UUID | None = None
 
     def wish(self) -> Wish:
-        return Wish(self.policy_id, frozenset(self.disks), self.key_provider_id)
+        return Wish(self.policy_id, self.disks, self.key_provider_id)
 
 
 class StepOut(Schema):

@@ -5,17 +5,12 @@ from uuid import UUID
 from django.http import HttpRequest
 from ninja import Router
 
-from encryption.api.schemas import PlanOut, StoragePolicyOut, VmOptionsOut, WishIn
+from encryption.api.schemas import PlanOut, VmOptionsOut, WishIn
 from encryption.services import options, recrypt, unlock
 from inventory.api.frame import actor_of
 from inventory.api.schemas import JobOut
 
 router = Router(tags=["VM options"])
-
-
-@router.get("/storage-policies", response=list[StoragePolicyOut])
-def list_storage_policies(request: HttpRequest) -> list[StoragePolicyOut]:
-    return [StoragePolicyOut.of(row) for row in options.storage_policies(actor=actor_of(request))]
 
 
 @router.get("/virtual-machines/{uuid:vm_id}/options", response=VmOptionsOut)

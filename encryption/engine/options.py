@@ -38,6 +38,7 @@ class StepKind(StrEnum):
     ENCRYPT_VTPM = "encrypt_vtpm"
     DECRYPT_VTPM = "decrypt_vtpm"
     SWITCH_DEFINITION = "switch_definition"
+    ASSIGN_POLICY = "assign_policy"
     DESTROY_ORIGINALS = "destroy_originals"
 
 
@@ -54,6 +55,11 @@ class CurrentDisk:
     is_read_only: bool
     is_ours: bool
     shared_with: tuple[str, ...] = ()
+
+    @property
+    def is_hard_disk(self) -> bool:
+        """One that a policy can be chosen for."""
+        return self.device == "disk" and not self.is_read_only
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +86,26 @@ class CurrentVm:
 
 
 @dataclass(frozen=True, slots=True)
+class Assignment:
+    """A storage policy that a part does not have yet. `target` is a disk's, empty for the home."""
+
+    target: str
+    policy: str
+    encrypts: bool
+
+
+@dataclass(frozen=True, slots=True)
 class DesiredVm:
-    """What is wanted: `encrypt_home`, and which disks (by target) shall be encrypted."""
+    """What is wanted: `encrypt_home`, and which disks (by target) shall be encrypted.
+
+    `assignments` are told as steps where they go with no conversion. `known_disks`: all that the wish names.
+    """
 
     encrypt_home: bool
     encrypted_disks: frozenset[str]
     has_key_provider: bool = True
+    assignments: tuple[Assignment, ...] = ()
+    known_disks: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +157,8 @@ def plan(current: CurrentVm, desired: DesiredVm) -> Plan:
     conversions += home
     conversions += [_disk_step(current, disk, encrypt=True) for disk in encrypting]
     if not conversions and desired.encrypt_home == current.has_key:
-        rest = [_destroy_step(f"Overwrite and delete {path}, left by an earlier change") for path in current.leftovers]
+        rest = [_assign_step(one) for one in desired.assignments]
+        rest += [_destroy_step(f"Overwrite and delete {path}, left by an earlier change") for path in current.leftovers]
         return Plan(tuple(rest), (), tuple(refusals))
     return Plan(
         tuple(_surround(current, desired, conversions, encrypting)),
@@ -147,7 +168,7 @@ def plan(current: CurrentVm, desired: DesiredVm) -> Plan:
 
 
 def _hard_disks(current: CurrentVm) -> Iterable[CurrentDisk]:
-    return (disk for disk in current.disks if disk.device == "disk" and not disk.is_read_only)
+    return (disk for disk in current.disks if disk.is_hard_disk)
 
 
 def _refusals(current: CurrentVm, desired: DesiredVm) -> Iterable[Finding]:
@@ -169,7 +190,7 @@ def _refusals(current: CurrentVm, desired: DesiredVm) -> Iterable[Finding]:
     if desired.encrypt_home and not desired.has_key_provider:
         yield Finding("no_key_provider", "There is no key provider to take a key from", "add one under Key Providers")
     known = {disk.target for disk in _hard_disks(current)}
-    for target in sorted(desired.encrypted_disks - known):
+    for target in sorted((desired.encrypted_disks | desired.known_disks) - known):
         yield Finding(
             "disk_unknown", f"{current.name} has no hard disk {target}", "choose among the disks that are shown"
         )
@@ -302,6 +323,8 @@ def _surround(
             StepKind.WRAP_SECRETS, "", How.KMS, "Draw a data key for each part and keep it wrapped under that key"
         )
     yield from conversions
+    converted = {step.target for step in conversions}
+    yield from (_assign_step(one) for one in desired.assignments if one.target not in converted)
     what = (
         "to the encrypted parts, with the wrapped keys in its metadata"
         if desired.encrypt_home
@@ -313,6 +336,14 @@ def _surround(
         if any(step.kind is StepKind.DECRYPT_DISK for step in conversions) and desired.encrypt_home:
             old = "old"
         yield _destroy_step(f"Overwrite and delete the {old} originals")
+
+
+def _assign_step(assignment: Assignment) -> Step:
+    part = assignment.target or "the VM home"
+    state = "stays as it is" if assignment.target else "keeps its keys"
+    return Step(
+        StepKind.ASSIGN_POLICY, assignment.target, How.LIBVIRT, f"Assign {assignment.policy} to {part}, which {state}"
+    )
 
 
 def _destroy_step(text: str) -> Step:

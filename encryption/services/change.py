@@ -16,7 +16,7 @@ from encryption.engine.secret import Secret
 from encryption.models import OPENED_BY_SECRET, Key, Purpose, Stage, WrappedSecret
 from encryption.services import vm_metadata, vtpm_files
 from encryption.services.key_access import fetched_key
-from encryption.services.options import Wish, policy_of
+from encryption.services.options import Wish, encrypted_disks, policy_of
 from encryption.services.parts import is_plain_again, opens, path_in, uses
 from inventory.errors import Conflict, Unavailable
 from inventory.jobs import Progress
@@ -103,6 +103,7 @@ def _parts_to_encrypt(change: Change) -> list[tuple[Purpose, str, str, str, int]
     if not policy_of(change.wish).encrypts:
         return []
     facts, rows = change.facts, {(row.purpose, row.target): row for row in change.rows()}
+    wanted = encrypted_disks(change.wish)
     parts: list[tuple[Purpose, str, str, str, int]] = []
     if facts.firmware == "uefi" and facts.nvram_secret_uuid is None and _is_new(change, rows.get((Purpose.NVRAM, ""))):
         if not facts.nvram_path:
@@ -112,7 +113,7 @@ def _parts_to_encrypt(change: Change) -> list[tuple[Purpose, str, str, str, int]
     if facts.tpm is not None and not facts.tpm.is_encrypted and _is_new(change, rows.get((Purpose.VTPM, ""))):
         parts.append((Purpose.VTPM, "", str(vtpm_files.folder(change.vm)), "", 0))
     for disk in facts.disks:
-        if disk.target not in change.wish.disks or disk.is_encrypted:
+        if disk.target not in wanted or disk.is_encrypted:
             continue
         if _is_new(change, rows.get((Purpose.DISK, disk.target))):
             parts.append((Purpose.DISK, disk.target, disk.source, disk.format, disk.capacity_bytes))
@@ -155,9 +156,9 @@ def _make_nvram(change: Change, path: str) -> None:
 
 def begin_decryption(change: Change) -> None:
     """Marks the parts that shall be plain again, and says where each goes. A detached disk stays as it is."""
-    keep_home = policy_of(change.wish).encrypts
+    keep_home, kept = policy_of(change.wish).encrypts, encrypted_disks(change.wish)
     for row in change.rows(Stage.IN_USE):
-        if keep_home and (row.purpose != Purpose.DISK or row.target in change.wish.disks):
+        if keep_home and (row.purpose != Purpose.DISK or row.target in kept):
             continue
         if not opens(change.facts, row):
             continue

@@ -17,7 +17,7 @@ from encryption.services import change as changes
 from encryption.services import live, offline
 from encryption.services.change import Change
 from encryption.services.key_access import make_key, new_key_name
-from encryption.services.options import Wish, kms_cluster_of, plan_from_wish, policy_of, refuse
+from encryption.services.options import Wish, kms_cluster_of, plan_from_wish, policy_of, record_disk_policies, refuse
 from inventory import events
 from inventory.errors import Conflict, NotFound, ServiceError
 from inventory.jobs import Cancelled, Progress
@@ -94,6 +94,7 @@ def _finish(change: Change) -> None:
     vm, policy = change.vm, policy_of(change.wish)
     parts = [row.part for row in change.rows(Stage.IN_USE)]
     with transaction.atomic():
+        record_disk_policies(vm, change.wish)
         if policy.encrypts:
             events.record(
                 "vm.encrypted", f"{vm} is encrypted by {policy}: {', '.join(parts) or 'no part yet'}", target=vm,

@@ -1,16 +1,21 @@
-"""VM Options, encryption part: what is, what is wanted, the plan, and the job that carries it out."""
+"""VM Options, encryption part: what is, what is wanted, the plan, and the job that carries it out.
 
-from collections.abc import Iterable, Mapping
+The home and each disk have a storage policy of their own. A VM that is not encrypted has none recorded: its home and
+its disks count as under the built-in policy that does not encrypt.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import Q
 
 from encryption.engine import options
-from encryption.engine.options import CurrentDisk, CurrentVm, DesiredVm
+from encryption.engine.options import Assignment, CurrentDisk, CurrentVm, DesiredVm
 from encryption.engine.options import Plan as Plan  # the shape that delivery code shows
-from encryption.models import KmsCluster, Purpose, Stage, StoragePolicy, VmSecurity, WrappedSecret
+from encryption.models import DiskPolicy, KmsCluster, Purpose, Stage, StoragePolicy, VmSecurity, WrappedSecret
 from inventory import events, jobs
 from inventory.authorize import VIEW, Actor, authorize
 from inventory.errors import Conflict, Invalid, NotFound
@@ -25,23 +30,27 @@ DECRYPT: Final = "encryption.decrypt_vm"
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What the panel's form says: the home's policy, the disks to be encrypted, where the key comes from."""
+    """What the panel's form says: the home's policy, each disk's policy by its target, where the key comes from.
+
+    A disk that is left out is not encrypted.
+    """
 
     policy_id: UUID
-    disks: frozenset[str]
+    disks: Mapping[str, UUID]
     kms_cluster_id: UUID | None = None
 
     def as_params(self) -> dict[str, Any]:
         return {
             "policy": str(self.policy_id),
-            "disks": sorted(self.disks),
+            "disks": {target: str(policy) for target, policy in sorted(self.disks.items())},
             "kms_cluster": str(self.kms_cluster_id) if self.kms_cluster_id else None,
         }
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> Self:
         kms = params["kms_cluster"]
-        return cls(UUID(params["policy"]), frozenset(params["disks"]), UUID(kms) if kms else None)
+        disks = {target: UUID(policy) for target, policy in params["disks"].items()}
+        return cls(UUID(params["policy"]), disks, UUID(kms) if kms else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +63,32 @@ class VmOptions:
     secrets: tuple[WrappedSecret, ...]
     policies: tuple[StoragePolicy, ...]
     kms_clusters: tuple[KmsCluster, ...]
+    disk_policies: Mapping[str, StoragePolicy]  # as last applied, by target
+
+    @property
+    def plain_policy(self) -> StoragePolicy:
+        return next(policy for policy in self.policies if policy.is_builtin and not policy.encrypts)
 
     @property
     def policy(self) -> StoragePolicy:
-        if self.security is not None:
-            return self.security.policy
-        return next(policy for policy in self.policies if not policy.encrypts)
+        return self.plain_policy if self.security is None else self.security.policy
 
     @property
-    def encrypted_disks(self) -> frozenset[str]:
-        return frozenset(disk.target for disk in self.disks if disk.is_encrypted)
+    def home_policies(self) -> tuple[StoragePolicy, ...]:
+        """What a home may have: see `home_policy`."""
+        return tuple(policy for policy in self.policies if policy.encrypts or policy.is_builtin)
+
+    def policy_of_disk(self, disk: Disk) -> StoragePolicy:
+        """The one last applied; for a disk that has none, what fits its present state."""
+        if disk.target in self.disk_policies:
+            return self.disk_policies[disk.target]
+        if not disk.is_encrypted:
+            return self.plain_policy
+        return self.policy if self.policy.encrypts else next(one for one in self.policies if one.encrypts)
+
+    @property
+    def disks_with_policies(self) -> tuple[tuple[Disk, StoragePolicy], ...]:
+        return tuple((disk, self.policy_of_disk(disk)) for disk in self.disks)
 
 
 def vm_options(*, vm_id: UUID, actor: Actor) -> VmOptions:
@@ -77,12 +102,8 @@ def vm_options(*, vm_id: UUID, actor: Actor) -> VmOptions:
         secrets=tuple(vm.wrapped_secrets.select_related("key__cluster")),
         policies=tuple(StoragePolicy.objects.all()),
         kms_clusters=tuple(KmsCluster.objects.order_by("-is_default", "name")),
+        disk_policies={row.target: row.policy for row in vm.disk_policies.select_related("policy")},
     )
-
-
-def storage_policies(*, actor: Actor) -> tuple[StoragePolicy, ...]:
-    authorize(actor, VIEW)
-    return tuple(StoragePolicy.objects.all())
 
 
 def plan_options(*, vm_id: UUID, wish: Wish, actor: Actor) -> Plan:
@@ -93,25 +114,50 @@ def plan_options(*, vm_id: UUID, wish: Wish, actor: Actor) -> Plan:
 
 
 def plan_from_wish(vm: VirtualMachine, wish: Wish) -> Plan:
-    policy = policy_of(wish)
-    return options.plan(
-        observe(vm), DesiredVm(policy.encrypts, wish.disks, has_key_provider=_kms_cluster(vm, wish) is not None)
+    policy, disks = home_policy(wish), disk_policies_of(wish)
+    current = observe(vm)
+    desired = DesiredVm(
+        policy.encrypts,
+        frozenset(target for target, one in disks.items() if one.encrypts),
+        has_key_provider=_kms_cluster(vm, wish) is not None,
+        assignments=tuple(_assignments(vm, policy, disks, current)) if policy.encrypts else (),
+        known_disks=frozenset(disks),
     )
+    return options.plan(current, desired)
+
+
+def _assignments(
+    vm: VirtualMachine, policy: StoragePolicy, disks: Mapping[str, StoragePolicy], current: CurrentVm
+) -> Iterable[Assignment]:
+    """Policies that differ from what was last applied. A disk without one has to get it, too."""
+    security = VmSecurity.objects.select_related("policy").filter(virtual_machine=vm).first()
+    if security is None:
+        return
+    if security.policy != policy:
+        yield Assignment("", policy.name, policy.encrypts)
+    known = dict(vm.disk_policies.values_list("target", "policy"))
+    plain = plain_policy()
+    for disk in current.disks:
+        wanted = disks.get(disk.target, plain)
+        if disk.is_hard_disk and known.get(disk.target) != wanted.pk:
+            yield Assignment(disk.target, wanted.name, wanted.encrypts)
 
 
 @transaction.atomic
 def apply_options(*, vm_id: UUID, wish: Wish, actor: Actor) -> Job:
     """Starts the job that does what `plan_options` shows. Raises Conflict with the first refusal of the plan."""
     vm = vm_of(vm_id)
-    authorize(actor, ENCRYPT if policy_of(wish).encrypts else DECRYPT, vm)
+    policy = home_policy(wish)
+    authorize(actor, ENCRYPT if policy.encrypts else DECRYPT, vm)
     plan = plan_from_wish(vm, wish)
     refuse(vm, plan)
     if plan.is_empty:
         raise Conflict("nothing_to_do", f"{vm} is as wanted already")
     job = jobs.start(APPLY, target=vm, actor=actor, params=wish.as_params())
     events.record(
-        "vm.options_requested", f"{policy_of(wish)} requested for {vm}", target=vm, actor=actor, job=job,
-        policy=policy_of(wish).name, disks=sorted(wish.disks), steps=[step.text for step in plan.steps],
+        "vm.options_requested", f"{policy} requested for {vm}", target=vm, actor=actor, job=job,
+        policy=policy.name, steps=[step.text for step in plan.steps],
+        disks=[f"{target}: {one.name}" for target, one in sorted(disk_policies_of(wish).items())],
     )  # fmt: skip
     return job
 
@@ -203,9 +249,63 @@ def _kms_cluster(vm: VirtualMachine, wish: Wish) -> KmsCluster | None:
 
 
 def policy_of(wish: Wish) -> StoragePolicy:
-    found = StoragePolicy.objects.filter(pk=wish.policy_id).first()
-    if found is None:
+    """The home's."""
+    return _policy(StoragePolicy.objects.in_bulk([wish.policy_id]), wish.policy_id)
+
+
+def home_policy(wish: Wish) -> StoragePolicy:
+    """As `policy_of`. Raises Invalid `policy_not_for_home`: a home that is not encrypted has the built-in policy, and
+    nothing is recorded of it."""
+    found = policy_of(wish)
+    if not found.encrypts and not found.is_builtin:
         raise Invalid(
-            "policy_not_found", f"there is no storage policy {wish.policy_id}", hint="choose one from the list"
+            "policy_not_for_home",
+            f"storage policy {found} does not encrypt, so it is for single disks of an encrypted VM only",
+            hint=f"choose {plain_policy()} for the VM itself",
         )
     return found
+
+
+def disk_policies_of(wish: Wish) -> dict[str, StoragePolicy]:
+    """By target, in one query."""
+    found = StoragePolicy.objects.in_bulk(set(wish.disks.values()))
+    return {target: _policy(found, policy_id) for target, policy_id in wish.disks.items()}
+
+
+def encrypted_disks(wish: Wish) -> frozenset[str]:
+    return frozenset(target for target, policy in disk_policies_of(wish).items() if policy.encrypts)
+
+
+def plain_policy() -> StoragePolicy:
+    """The built-in one that does not encrypt."""
+    return StoragePolicy.objects.get(is_builtin=True, encrypts=False)
+
+
+def _policy(found: Mapping[UUID, StoragePolicy], policy_id: UUID) -> StoragePolicy:
+    if policy_id not in found:
+        raise Invalid("policy_not_found", f"there is no storage policy {policy_id}", hint="choose one from the list")
+    return found[policy_id]
+
+
+def record_disk_policies(vm: VirtualMachine, wish: Wish) -> None:
+    """Once a change is carried out: every hard disk has its policy. Those of a VM that is plain again are forgotten."""
+    if not policy_of(wish).encrypts:
+        vm.disk_policies.all().delete()
+        return
+    wanted, plain = disk_policies_of(wish), plain_policy()
+    for target in vm.disks.filter(device="disk", is_read_only=False).values_list("target", flat=True):
+        DiskPolicy.objects.update_or_create(
+            virtual_machine=vm, target=target, defaults={"policy": wanted.get(target, plain)}
+        )
+
+
+def forget_detached(disks: Sequence[tuple[UUID, str]]) -> None:
+    """Disks that their VM no longer has lose their policy; it is to be chosen again where one comes back.
+
+    `disks`: (VM id, target).
+    """
+    gone = Q()
+    for vm_id, target in disks:
+        gone |= Q(virtual_machine=vm_id, target=target)
+    if disks:
+        DiskPolicy.objects.filter(gone).delete()

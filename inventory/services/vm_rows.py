@@ -2,7 +2,7 @@
 number; only the writing of what is new or changed grows with it, a batch at a time."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -15,6 +15,15 @@ from inventory.models import Disk, VirtualMachine
 
 _FIELDS: Final = tuple(name for name in VmRecord.__dataclass_fields__ if name != "disks")
 _DISK_FIELDS: Final = tuple(DiskRecord.__dataclass_fields__)
+
+# Told, within the transaction, which disks their VM no longer has: (VM id, target).
+DetachedHook = Callable[[Sequence[tuple[UUID, str]]], None]
+_DETACHED: Final[list[DetachedHook]] = []
+
+
+def register_detached(hook: DetachedHook) -> None:
+    """Lets an app above forget what it knows of disks that were detached."""
+    _DETACHED.append(hook)
 
 
 def load(rows: QuerySet[VirtualMachine]) -> list[KnownVm]:
@@ -73,6 +82,9 @@ def _write_changed(changed: Iterable[Changed], host_id: UUID, now: datetime) -> 
     dropped = [key for key in before if key not in after]
     for owner, targets in _by_owner(dropped).items():
         Disk.objects.filter(virtual_machine_id=owner, target__in=targets).delete()
+    if dropped:
+        for hook in _DETACHED:
+            hook(dropped)
     Disk.objects.bulk_create(
         [
             Disk(virtual_machine_id=owner, **_disk_values(disk))

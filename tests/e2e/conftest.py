@@ -110,15 +110,20 @@ class Installation:
         return self.finish_job(name, status)
 
     def set_encryption(self, name: str, policy: str, disks: list[str]) -> Page:
-        """Presses Apply in the VM Options panel."""
+        """Presses Apply in the VM Options panel: `disks` get the encrypting policy, the others are not encrypted."""
         path = self.options_path(name)
         page = self.user.get(path)
-        (policy_id,) = [
-            option.get("value")
-            for option in page.form("/options/").xpath('.//select[@name="policy"]/option')
-            if option.text_content() == policy
-        ]
-        return self.user.submit(page, "/options/", policy=policy_id, disks=disks)
+        form = page.form("/options/")
+
+        def choice(field: str, wanted: str) -> str:
+            options = form.xpath(f'.//select[@name="{field}"]/option')
+            return str(next(one.get("value") for one in options if one.text_content() == wanted))
+
+        chosen: dict[str, Any] = {
+            field: choice(field, "VM Encryption Policy" if field.removeprefix("disk-") in disks else "No encryption")
+            for field in form.xpath('.//select[starts-with(@name, "disk-")]/@name')
+        }
+        return self.user.submit(page, "/options/", **chosen, policy=choice("policy", policy))
 
     def encrypt(self, name: str, disks: list[str]) -> sqlite3.Row:
         assert self.set_encryption(name, "VM Encryption Policy", disks).status == 200

@@ -30,6 +30,7 @@ from inventory.models import Disk, Event, Host, Job, VirtualMachine
 from tests.api_client import ROOT, Caller, caller
 
 pytestmark = pytest.mark.django_db
+NOBODY = "00000000-0000-0000-0000-000000000007"
 PLANTED = b"planted-sealed-or-wrapped-bytes!"
 
 
@@ -207,7 +208,8 @@ class TestKeyProviders:
 class TestVmOptions:
     @pytest.fixture
     def wish(self, provider: KmsCluster) -> dict[str, object]:
-        return {"policy_id": StoragePolicy.objects.filter(encrypts=True)[0].pk, "disks": ["vda"]}
+        policy = StoragePolicy.objects.filter(encrypts=True)[0].pk
+        return {"policy_id": policy, "disks": {"vda": policy}}
 
     def test_policies(self, looker: Caller) -> None:
         found = looker.get("/storage-policies").body
@@ -274,8 +276,11 @@ class TestVmOptions:
             ({"policy_id": "00000000-0000-0000-0000-000000000007"}, "policy_not_found"),
             ({"policy_id": "x"}, "invalid_input"),
             ({"disks": "vda"}, "invalid_input"),
-            ({"disks": ["x" * 33]}, "invalid_input"),
-            ({"disks": ["vda"] * 257}, "invalid_input"),
+            ({"disks": ["vda"]}, "invalid_input"),
+            ({"disks": {"vda": True}}, "invalid_input"),
+            ({"disks": {"x" * 33: NOBODY}}, "invalid_input"),
+            ({"disks": {f"sd{n}": NOBODY for n in range(257)}}, "invalid_input"),
+            ({"disks": {"vda": NOBODY}}, "policy_not_found"),
             ({"key_provider_id": "00000000-0000-0000-0000-000000000007"}, "key_provider_not_found"),
             ({"key": "planted"}, "invalid_input"),
         ],
@@ -326,6 +331,7 @@ def test_nothing_sealed_or_wrapped_is_in_any_answer(
     ids = {
         "datacenter_id": vm.host.cluster.datacenter_id, "cluster_id": vm.host.cluster_id, "host_id": vm.host_id,
         "vm_id": vm.pk, "job_id": job, "key_id": key.pk, "what": "console-ca",
+        "policy_id": StoragePolicy.objects.all()[0].pk,
         "event_id": Event.objects.all()[0].pk if Event.objects.exists() else 1,
         "provider_id": provider.pk, "server_id": KmsServer.objects.get().pk, "view": "hosts", "kind": "host",
         "target_id": vm.host_id, "datastore_id": vm.host.datastores.create(name="images", kind="dir").pk,

@@ -59,7 +59,11 @@ def address(vm: VirtualMachine) -> str:
 
 
 def wanted(*disks: str, encrypt: bool = True, **more: str) -> dict[str, object]:
-    return {"policy": str(StoragePolicy.objects.get(encrypts=encrypt).pk), "disks": list(disks), **more}
+    """The form as a browser sends it: the home's policy, and one for each disk."""
+    yes, no = (str(StoragePolicy.objects.get(is_builtin=True, encrypts=one).pk) for one in (True, False))
+    targets = Disk.objects.filter(is_read_only=False).values_list("target", flat=True)
+    chosen = {f"disk-{target}": yes if target in disks else no for target in targets}
+    return {"policy": yes if encrypt else no, **chosen, **more}
 
 
 def test_applied(admin: Client, vm: VirtualMachine, provider: KmsCluster, sent: list[object]) -> None:
@@ -68,7 +72,9 @@ def test_applied(admin: Client, vm: VirtualMachine, provider: KmsCluster, sent: 
     assert answer.headers["Location"] == reverse("inventory:monitor", args=["vm", vm.pk])
     job = Job.objects.get()
     assert (job.kind, job.target_id, job.actor) == ("encryption.apply_options", vm.pk, "alice")
-    assert job.params["disks"] == ["vda"] and job.params["kms_cluster"] == str(provider.pk)
+    encrypts = StoragePolicy.objects.get(encrypts=True)
+    assert job.params["disks"]["vda"] == str(encrypts.pk) and job.params["disks"].keys() == {"vda", "vdb"}
+    assert job.params["kms_cluster"] == str(provider.pk)
     event = Event.objects.get()
     assert (event.kind, event.actor, event.job) == ("vm.options_requested", "alice", job)
 
@@ -137,7 +143,8 @@ def test_vm_that_is_gone(admin: Client) -> None:
         ({"policy": str(uuid4())}, "not one of the available choices"),
         ({"policy": "nonsense"}, "not one of the available choices"),
         ({"policy": ""}, "This field is required"),
-        ({"disks": ["vda", "vdz"]}, "vdz is not one of the available choices"),
+        ({"disk-vda": str(uuid4())}, "not one of the available choices"),
+        ({"disk-vda": ""}, "This field is required"),
         ({"kms_cluster": str(uuid4())}, "not one of the available choices"),
     ],
 )
@@ -147,7 +154,7 @@ def test_bad_input_is_shown_and_what_was_chosen_stays(
     answer = admin.post(address(vm), wanted("vda") | change)
     page = answer.content.decode()
     assert answer.status_code == 422 and told in page
-    assert 'value="vda"' in page and "checked" in page
+    assert f'<option value="{wanted("vda")["disk-vdb"]}" selected>' in page
     assert not Job.objects.exists()
     plan = admin.post(reverse("encryption:vm-plan", args=[vm.pk]), wanted("vda") | change, headers=HTMX)
     assert plan.status_code == 200 and "Encrypt vda" not in plan.content.decode()

@@ -106,7 +106,9 @@ class World:
     # What a person does, and what a worker does then
 
     def wish(self, *disks: str, encrypt: bool = True) -> Wish:
-        return Wish(StoragePolicy.objects.get(encrypts=encrypt).pk, frozenset(disks))
+        """The home by the built-in policy of that sort, those disks by the one that encrypts."""
+        policies = {one.encrypts: one.pk for one in StoragePolicy.objects.filter(is_builtin=True)}
+        return Wish(policies[encrypt], dict.fromkeys(disks, policies[True]))
 
     def all_disks(self) -> Wish:
         return self.wish(*(disk.target for disk in self.shape.disks))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from encryption.engine.options import CurrentDisk, CurrentVm, DesiredVm, How, Plan, StepKind, plan
+from encryption.engine.options import Assignment, CurrentDisk, CurrentVm, DesiredVm, How, Plan, StepKind, plan
 
 GIB = 2**30
 
@@ -208,3 +208,22 @@ def test_every_plan_keeps_the_rules(current: CurrentVm, desired: DesiredVm) -> N
         assert not home & set(done)
     if not made.refusals:
         assert not (desired.encrypted_disks and not desired.encrypt_home)
+
+
+def test_another_policy_that_asks_for_no_conversion_is_one_step() -> None:
+    change = Assignment("vda", "Gold", True)
+    made = plan(ENCRYPTED, replace(ALL, assignments=(change,)))
+    assert kinds(made) == [StepKind.ASSIGN_POLICY] and made.steps[0].target == "vda"
+    assert "Assign Gold to vda" in made.steps[0].text and not made.is_empty and made.new_bytes == 0
+
+
+def test_a_disk_that_is_converted_is_not_told_twice() -> None:
+    current = replace(ENCRYPTED, disks=(ENCRYPTED.disks[0], PLAIN.disks[1]))
+    changes = (Assignment("vda", "Gold", True), Assignment("vdb", "Gold", True))
+    made = plan(current, replace(ALL, assignments=changes))
+    assigned = [step.target for step in made.steps if step.kind is StepKind.ASSIGN_POLICY]
+    assert assigned == ["vda"] and StepKind.ENCRYPT_DISK in kinds(made)
+
+
+def test_a_disk_that_is_named_and_not_there_is_refused_whatever_its_policy() -> None:
+    assert codes(plan(PLAIN, replace(NONE, known_disks=frozenset({"vdz"})))) == ["disk_unknown"]
