@@ -132,6 +132,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 3600.0,
         "options": {"expires": 600},
     },
+    "take over keys of virtual machines that were found": {
+        "task": "encryption.adopt_found",
+        "schedule": 300.0,
+        "options": {"queue": "attestation", "expires": 60},
+    },
     "look at the key servers": {
         "task": "encryption.check_key_providers",
         "schedule": float(env_int("BARTIZAN_KMS_CHECK_SECONDS", 300, minimum=30, maximum=24 * 3600)),

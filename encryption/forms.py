@@ -8,6 +8,7 @@ from django import forms
 from typing_extensions import override
 
 from encryption.models import StoragePolicy
+from encryption.services.adoption import ForeignProvider
 from encryption.services.options import VmOptions, Wish
 from inventory.forms import ClarityForm
 
@@ -85,6 +86,29 @@ class KeyProviderForm(ClarityForm):
     name = forms.CharField(label="Name", max_length=80)
     host = forms.CharField(label="Server", max_length=253, help_text="DNS name or IP address, as in its certificate")
     port = forms.IntegerField(label="Port", min_value=1, max_value=65535, initial=5696)
+
+    identity = forms.ChoiceField(
+        label="Identity",
+        required=False,
+        help_text="by which the metadata of VMs names it; of a rebuilt console, the one that its VMs carry",
+    )
+
+    def __init__(self, *args: Any, foreign: Sequence[ForeignProvider] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        choices = [("", "new"), *((str(one.identity), same_as(one)) for one in foreign)]
+        self.fields["identity"].choices = choices  # type: ignore[attr-defined]
+
+
+def same_as(one: ForeignProvider) -> str:
+    return f"same as in VMs: {one.name}, {one.identity} ({one.vms} locked VM{'s' if one.vms != 1 else ''})"
+
+
+class AdoptKeysForm(ClarityForm):
+    identity = forms.ChoiceField(label="Holds the keys of")
+
+    def __init__(self, *args: Any, foreign: Sequence[ForeignProvider], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["identity"].choices = [(str(one.identity), same_as(one)) for one in foreign]  # type: ignore[attr-defined]
 
 
 class KeyServerForm(ClarityForm):

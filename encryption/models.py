@@ -179,6 +179,8 @@ class LockCause(models.TextChoices):
     SECRET_DAMAGED = "secret_damaged", "Wrapped key damaged"
     CONSOLE_KEY = "console_key", "Console key missing or changed"
     KEY_MISSING_ON_HOST = "key_missing_on_host", "Key missing on the host"
+    PROVIDER_UNKNOWN = "provider_unknown", "No such key provider"
+    COPY = "copy", "Copy of another VM"
     HOST_UNTRUSTED = "host_untrusted", "Host not trusted"
 
 
@@ -197,6 +199,12 @@ class VmSecurity(models.Model):
     lock_detail = models.CharField(max_length=1000, blank=True, help_text="what failed, with the server or the key")
     lock_remedy = models.CharField(max_length=500, blank=True)
     lock_parts = models.JSONField(default=list, blank=True, help_text="without a key: vda ..., nvram, vtpm")
+    foreign_kms = models.UUIDField(
+        null=True,
+        blank=True,
+        help_text="of a VM that was found: the key provider that its metadata names, not known here",
+    )
+    foreign_kms_name = models.CharField(max_length=255, blank=True, help_text="what it is called there")
     changed_at = models.DateTimeField(auto_now=True)
 
     class Meta:
@@ -330,3 +338,36 @@ class WrappedSecret(models.Model):
     def part(self) -> str:
         """What people call it: vda, NVRAM, vTPM state."""
         return self.target or Purpose(self.purpose).label
+
+
+class Bundle(models.Model):
+    """An exported VM in the exchange folder, as a worker last saw it. The folder is the truth, this row a picture of it
+    for the web process, which may not reach the folder."""
+
+    class State(models.TextChoices):
+        WRITING = "writing", "Being written"
+        COMPLETE = "complete", "Complete"
+        UNUSABLE = "unusable", "Not usable"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    folder = models.CharField(max_length=200, unique=True, help_text="its name in the exchange folder")
+    state = models.CharField(max_length=16, choices=State, default=State.WRITING)
+    reason = models.CharField(max_length=500, blank=True, help_text="why it is not usable")
+    vm_name = models.CharField(max_length=255, blank=True)
+    vm_uuid = models.UUIDField(null=True, blank=True)
+    size_bytes = models.BigIntegerField(default=0)
+    is_clear = models.BooleanField(default=False, help_text="holds guest data that is not encrypted")
+    made_at = models.DateTimeField(null=True, blank=True)
+    made_by = models.CharField(max_length=150, blank=True)
+    console = models.CharField(max_length=255, blank=True, help_text="where it was exported")
+    kms_cluster = models.UUIDField(null=True, blank=True)
+    kms_cluster_name = models.CharField(max_length=255, blank=True)
+    key_id = models.CharField(max_length=255, blank=True)
+    found_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-made_at", "folder"]
+
+    @override
+    def __str__(self) -> str:
+        return self.folder

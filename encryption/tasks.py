@@ -2,7 +2,16 @@
 
 from celery import shared_task
 
-from encryption.services import client_keys, conversion, key_access, key_lifecycle, kms_health, recrypt, unlock
+from encryption.services import (
+    adoption,
+    client_keys,
+    conversion,
+    key_access,
+    key_lifecycle,
+    kms_health,
+    recrypt,
+    unlock,
+)
 from inventory import jobs
 
 
@@ -69,6 +78,16 @@ def check_key_providers() -> None:
 @shared_task(name="encryption.check_kms_cluster")
 def check_kms_cluster(cluster_id: str) -> None:
     kms_health.check_cluster(cluster_id)
+
+
+@shared_task(name="encryption.adopt_keys")
+def adopt_keys(job_id: str) -> None:
+    jobs.run(job_id, adoption.run_adopt_keys)
+
+
+@shared_task(name="encryption.adopt_found")
+def adopt_found() -> None:
+    adoption.adopt_found()
 
 
 @shared_task(name="encryption.unlock_vm")

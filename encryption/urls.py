@@ -43,6 +43,7 @@ urlpatterns = [
         name="kms-client-certificate",
     ),
     path("kms/<uuid:cluster_id>/recrypt/", key_providers.recrypt, name="kms-recrypt"),
+    path("kms/<uuid:cluster_id>/adopt/", key_providers.adopt_keys, name="kms-adopt"),
     path("kms/<uuid:cluster_id>/check/", key_providers.check, name="kms-check"),
     path("kms/<uuid:cluster_id>/default/", key_providers.set_default, name="kms-default"),
     path("kms/<uuid:cluster_id>/remove/", key_providers.remove, name="kms-remove"),

@@ -20,6 +20,7 @@ class TargetKind(models.TextChoices):
     DATASTORE = "datastore", "Datastore"
     VIRTUAL_MACHINE = "vm", "Virtual machine"
     KMS_CLUSTER = "kms", "Key provider"
+    BUNDLE = "bundle", "Exported VM"
     CONSOLE = "console", "Console"
 
 

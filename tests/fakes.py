@@ -1,6 +1,6 @@
 """A host in memory that implements the `Hypervisor` port, for what libvirt's test driver cannot do."""
 
-from collections.abc import Callable, Container, Generator, Iterator
+from collections.abc import Callable, Container, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from uuid import UUID, uuid4
@@ -181,6 +181,35 @@ class FakeHypervisor:
     def delete_file(self, path: str, *, wipe: bool) -> None:
         self._ask("delete_file")
         self.files.pop(path, None)
+
+    def file_size(self, path: str) -> int | None:
+        self._ask("file_size")
+        return len(self.files[path]) if path in self.files else None
+
+    def download(self, path: str) -> Iterator[bytes]:
+        self._ask("download")
+        if path not in self.files:
+            raise OperationRefused("storage_missing", f"{path}: no such file")
+        yield from (self.files[path][at : at + 4 * 2**20] for at in range(0, len(self.files[path]), 4 * 2**20))
+
+    def upload(self, path: str, *, size: int, blocks: Iterable[tuple[int, bytes]]) -> None:
+        self._ask("upload")
+        if path in self.files:
+            raise OperationRefused("host_refused", f"{path} exists")
+        made = bytearray(size)
+        for offset, data in blocks:
+            made[offset : offset + len(data)] = data
+        self.files[path] = bytes(made)
+
+    def make_folder(self, path: str) -> None:
+        self._ask("make_folder")
+
+    def remove_folder(self, path: str) -> None:
+        self._ask("remove_folder")
+
+    def free_bytes(self, folder: str) -> int:
+        self._ask("free_bytes")
+        return 60 * GIB
 
     def changes(self, *, idle_seconds: float = 0.5) -> Generator[HostChange, None, None]:
         """Yields what a test has put into `events`, IDLE when there is nothing, HOST_LOST once unreachable."""

@@ -6,8 +6,10 @@ from django.http import HttpRequest
 from ninja import Router
 
 from encryption.api.schemas import (
+    AdoptKeysIn,
     CertificateIn,
     DirectionIn,
+    ForeignProviderOut,
     KeyProviderIn,
     KeyProviderLine,
     KeyProviderOut,
@@ -15,7 +17,8 @@ from encryption.api.schemas import (
     KeyServerOut,
     RequestOut,
 )
-from encryption.services import key_providers
+from encryption.services import adoption, key_providers
+from encryption.services.adoption import ForeignProvider
 from inventory.api.frame import actor_of
 from inventory.api.schemas import JobOut
 from inventory.errors import Conflict
@@ -34,6 +37,18 @@ def add_key_provider(request: HttpRequest, wanted: KeyProviderIn) -> KeyProvider
     """A key provider with its first server. The first one becomes the default."""
     added = key_providers.add_provider(actor=actor_of(request), **wanted.dict())
     return KeyProviderOut.of(added)
+
+
+@router.get("/foreign-key-providers", response=list[ForeignProviderOut])
+def list_foreign_key_providers(request: HttpRequest) -> list[ForeignProvider]:
+    """Key providers that locked VMs name and that are not known here."""
+    return adoption.foreign_providers(actor=actor_of(request))
+
+
+@router.post("/key-providers/{uuid:provider_id}/adopt", response={202: JobOut})
+def adopt_keys(request: HttpRequest, provider_id: UUID, wanted: AdoptKeysIn) -> JobOut:
+    """Says that this provider holds the keys of the unknown one that `identity` names; a worker tries them."""
+    return JobOut.of(adoption.adopt_keys(cluster_id=provider_id, identity=wanted.identity, actor=actor_of(request)))
 
 
 @router.get("/key-providers/{uuid:provider_id}", response=KeyProviderOut)

@@ -227,6 +227,23 @@ class KeyProviderIn(Input):
     name: Name
     host: Annotated[str, Field(max_length=253)]
     port: int = 5696
+    identity: UUID | None = Field(
+        None, description="The UUID by which the metadata of VMs names it; left out: a new one."
+    )
+
+
+class AdoptKeysIn(Input):
+    """The identity of a key provider that locked VMs name and that is not known here."""
+
+    identity: UUID
+
+
+class ForeignProviderOut(Schema):
+    """A key provider that locked VMs name and that is not known here; its name is what they say."""
+
+    identity: UUID
+    name: str
+    vms: int
 
 
 class KeyServerIn(Input):

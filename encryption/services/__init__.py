@@ -5,14 +5,16 @@ def register() -> None:
     """Tells inventory what this app adds: objects that jobs and events are about, the keys before a start. Has workers
     check their ciphers first."""
     from encryption.models import KmsCluster
-    from encryption.services import exposure, options, release, self_check
+    from encryption.services import adoption, exposure, options, release, self_check
     from inventory import events
     from inventory.models import TargetKind
     from inventory.services import power, sync, virtual_machines, vm_rows
 
     events.register_target(KmsCluster, TargetKind.KMS_CLUSTER)
     power.register_start_guard(release.refuse_saved_state)
+    power.register_start_step(adoption.before_start)
     power.register_start_step(release.send_keys)
+    sync.register_changed(adoption.look_for_unknown)
     power.register_after_start(release.withdraw_keys)
     virtual_machines.register_removal_guard(release.keep_keyed_rows)
     sync.register_changed(exposure.review_host)

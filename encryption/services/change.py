@@ -130,7 +130,7 @@ def _is_new(change: Change, row: WrappedSecret | None) -> bool:
     if row.purpose == Purpose.VTPM:
         is_gone = not vtpm_files.is_encrypted(row.path)
     else:
-        is_gone = reaches_files(change.vm.host) and not image_files.exists(row.path)
+        is_gone = bool(row.path) and reaches_files(change.vm.host) and not image_files.exists(row.path)
     if is_gone:
         row.delete()
         return True

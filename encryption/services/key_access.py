@@ -29,7 +29,7 @@ from encryption.engine.key_server import (
     TrustDirection,
 )
 from encryption.engine.secret import Secret
-from encryption.models import Key, KmsCluster, KmsServer
+from encryption.models import Key, KmsCluster, KmsServer, VmSecurity
 from encryption.services import messages
 from inventory import events
 from inventory.authorize import SYSTEM
@@ -134,7 +134,11 @@ def _note(server: KmsServer, state: KmsServer.State, code: str, reason: str, fie
 
 
 def _has_locked_vms(cluster: KmsCluster) -> bool:
-    return cluster.keys.filter(wrapped_secrets__virtual_machine__security__locked_at__isnull=False).exists()
+    waiting = VmSecurity.objects.filter(foreign_kms=cluster.pk)
+    return (
+        waiting.exists()
+        or cluster.keys.filter(wrapped_secrets__virtual_machine__security__locked_at__isnull=False).exists()
+    )
 
 
 def console_key() -> Secret:

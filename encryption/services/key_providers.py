@@ -41,8 +41,11 @@ def cluster(cluster_id: UUID, *, actor: Actor) -> KmsCluster:
 
 
 @transaction.atomic
-def add_cluster(*, name: str, actor: Actor, is_lab: bool = False) -> KmsCluster:
-    """A key provider without servers. The first one becomes the default."""
+def add_cluster(*, name: str, actor: Actor, is_lab: bool = False, identity: UUID | None = None) -> KmsCluster:
+    """A key provider without servers. The first one becomes the default.
+
+    `identity`: the UUID by which the metadata of VMs names it, where another console knew it before.
+    """
     authorize(actor, MANAGE)
     name = name.strip()
     if not name:
@@ -56,15 +59,20 @@ def add_cluster(*, name: str, actor: Actor, is_lab: bool = False) -> KmsCluster:
     if KmsCluster.objects.filter(name__iexact=name).exists():
         raise Conflict("name_taken", f"there is a key provider {name} already", hint="choose another name")
     is_default = not KmsCluster.objects.filter(is_default=True).exists()
-    added = KmsCluster.objects.create(name=name, is_lab=is_lab, is_default=is_default)
-    events.record("kms.added", f"Key provider {name} added", target=added, actor=actor, default=is_default, lab=is_lab)
+    if identity is not None and KmsCluster.objects.filter(pk=identity).exists():
+        raise Conflict("identity_taken", f"there is a key provider with the identity {identity} already")
+    added = KmsCluster.objects.create(
+        name=name, is_lab=is_lab, is_default=is_default, **({} if identity is None else {"id": identity})
+    )
+    events.record("kms.added", f"Key provider {name} added", target=added, actor=actor, default=is_default, lab=is_lab,
+                  identity=str(added.pk))  # fmt: skip
     return added
 
 
 @transaction.atomic
-def add_provider(*, name: str, host: str, port: int, actor: Actor) -> KmsCluster:
+def add_provider(*, name: str, host: str, port: int, actor: Actor, identity: UUID | None = None) -> KmsCluster:
     """A key provider with its first server."""
-    added = add_cluster(name=name, actor=actor)
+    added = add_cluster(name=name, actor=actor, identity=identity)
     add_server(cluster_id=added.pk, host=host, port=port, actor=actor)
     return added
 

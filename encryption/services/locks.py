@@ -18,6 +18,10 @@ _BY_CODE: Final = {
     "console_key_missing": LockCause.CONSOLE_KEY,
     "client_key_sealed_otherwise": LockCause.CONSOLE_KEY,
     "kms_wrong_key_state": LockCause.KEY_REFUSED,
+    "metadata_damaged": LockCause.SECRET_DAMAGED,
+    "key_provider_unknown": LockCause.PROVIDER_UNKNOWN,
+    "vm_is_copy": LockCause.COPY,
+    "key_missing_on_host": LockCause.KEY_MISSING_ON_HOST,
 }
 
 
@@ -42,9 +46,28 @@ def cause_of(error: ServiceError) -> LockCause:
 
 def lock(vm: VirtualMachine, failures: Sequence[Failure], *, actor: Actor | str, job: Job | None = None) -> None:
     """Marks a VM as locked. One event when it becomes so, and another only for another cause or other parts."""
-    first = failures[0].error
+    _write(
+        vm,
+        [failure.error for failure in failures],
+        sorted({failure.row.target or str(failure.row.purpose) for failure in failures}),
+        sorted({failure.row.key.key_id for failure in failures}),
+        actor, job,
+    )  # fmt: skip
+
+
+def lock_parts(
+    vm: VirtualMachine, error: ServiceError, parts: Sequence[str], *, actor: Actor | str, job: Job | None = None
+) -> None:
+    """As `lock`, of a VM whose secrets this console has no rows for."""
+    _write(vm, [error], list(parts), [], actor, job)
+
+
+def _write(
+    vm: VirtualMachine, errors: Sequence[ServiceError], parts: list[str], key_ids: list[str], actor: Actor | str,
+    job: Job | None,
+) -> None:  # fmt: skip
+    first = errors[0]
     cause = cause_of(first)
-    parts = sorted({failure.row.target or str(failure.row.purpose) for failure in failures})
     with transaction.atomic():
         found = VmSecurity.objects.select_for_update().filter(virtual_machine=vm).first()
         if found is None:  # decrypted meanwhile
@@ -52,7 +75,7 @@ def lock(vm: VirtualMachine, failures: Sequence[Failure], *, actor: Actor | str,
         is_known = found.locked_at is not None and found.lock_cause == cause and found.lock_parts == parts
         found.locked_at = found.locked_at or timezone.now()
         found.lock_cause, found.lock_parts = cause, parts
-        found.lock_detail = "; ".join(dict.fromkeys(failure.error.message for failure in failures))[:1000]
+        found.lock_detail = "; ".join(dict.fromkeys(error.message for error in errors))[:1000]
         found.lock_remedy = first.hint[:500]
         found.save(update_fields=["locked_at", "lock_cause", "lock_parts", "lock_detail", "lock_remedy"])
         if not is_known:
@@ -61,7 +84,7 @@ def lock(vm: VirtualMachine, failures: Sequence[Failure], *, actor: Actor | str,
                 "vm.locked",
                 f"{vm} is locked: {cause.label} ({found.locked_parts}): {found.lock_detail}{remedy}",
                 target=vm, actor=actor, severity=Severity.ERROR, job=job, cause=cause.value, code=first.code,
-                parts=parts, key_ids=sorted({failure.row.key.key_id for failure in failures}),
+                parts=parts, key_ids=key_ids,
             )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 
 from encryption.engine import keywrap
 from encryption.engine.secret import Secret
-from encryption.models import Purpose, Stage, WrappedSecret
+from encryption.models import Purpose, Stage, VmSecurity, WrappedSecret
 from encryption.services import locks
 from encryption.services.key_access import fetched_key
 from encryption.services.locks import Failure
@@ -160,3 +160,4 @@ def keep_keyed_rows(vms: QuerySet[VirtualMachine]) -> None:
             f"{held.virtual_machine} is encrypted, and its wrapped keys hang on this record",
             hint="decrypt it first; a VM that is gone for good keeps its record until its keys may go too",
         )
+    VmSecurity.objects.filter(virtual_machine__in=vms).delete()  # without keys it says only why there are none

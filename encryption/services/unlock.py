@@ -6,7 +6,7 @@ from uuid import UUID
 from django.db import transaction
 
 from encryption.models import KmsCluster, LockCause, VmSecurity
-from encryption.services import locks
+from encryption.services import adoption, locks
 from encryption.services.locks import Failure
 from encryption.services.release import try_secrets
 from inventory import events, jobs
@@ -14,6 +14,7 @@ from inventory.authorize import SYSTEM, Actor, authorize
 from inventory.errors import Conflict, NotFound
 from inventory.jobs import Progress
 from inventory.models import Job, VirtualMachine
+from inventory.services import connections
 from inventory.services.virtual_machines import vm_of
 
 UNLOCK: Final = jobs.register(jobs.JobKind("encryption.unlock_vm", "Unlock VM"))
@@ -24,13 +25,17 @@ _PROVIDER_LOST: Final = (LockCause.KMS_ERROR, LockCause.KMS_UNTRUSTED, LockCause
 
 @transaction.atomic
 def unlock_vm(*, vm_id: UUID, actor: Actor) -> Job:
-    """Starts the job that fetches the VM's keys. It may also be asked of a VM that is not known to be locked.
+    """Starts the job that fetches the VM's keys. It may also be asked of a VM that is not known to be locked, and of
+    one whose keys this console does not have: its definition is then read again.
 
     Raises NotFound, Refused, Conflict (`not_encrypted`, `target_busy`).
     """
     vm = vm_of(vm_id)
     authorize(actor, ACTION, vm)
-    if not vm.wrapped_secrets.exists():
+    if (
+        not vm.wrapped_secrets.exists()
+        and not VmSecurity.objects.filter(virtual_machine=vm, locked_at__isnull=False).exists()
+    ):
         raise Conflict("not_encrypted", f"{vm} is not encrypted", hint="only an encrypted VM has keys to unlock")
     job = jobs.start(UNLOCK, target=vm, actor=actor)
     events.record("vm.unlock_requested", f"Unlock of {vm} requested", target=vm, actor=actor, job=job)
@@ -42,6 +47,13 @@ def run_unlock_vm(job: Job, progress: Progress) -> None:
     vm = VirtualMachine.objects.filter(pk=job.target_id).first()
     if vm is None:
         raise NotFound("vm_not_found", f"{job.target_name} is no longer in the inventory")
+    if not vm.wrapped_secrets.exists():
+        progress.step("reading its keys from its definition")
+        with connections.open_host(vm.host) as hypervisor:
+            error = adoption.adopt(vm, hypervisor, actor=job.actor, job=job, is_asked=True)
+        if error is not None:
+            raise error
+        return
     progress.step("fetching its keys from the key provider")
     failures = _try(vm, actor=job.actor, job=job)
     if failures:
@@ -61,7 +73,7 @@ def unlock_of_provider(cluster_id: str) -> int:
         pk__in=cluster.keys.filter(wrapped_secrets__isnull=False).values("wrapped_secrets__virtual_machine"),
         security__locked_at__isnull=False,
     )
-    free = 0
+    free = adoption.adopt_foreign(cluster)
     for vm in found.order_by("security__locked_at")[:MOST]:
         failures = _try(vm, actor=SYSTEM)
         free += not failures

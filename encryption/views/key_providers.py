@@ -1,5 +1,6 @@
 """Key Providers: the list, one provider with its servers and both directions of trust, and its dialogs."""
 
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +11,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
 from encryption import forms
-from encryption.services import certificates
+from encryption.services import adoption, certificates
 from encryption.services import key_providers as services
 from encryption.services import keys as key_services
 from encryption.services.recrypt import recrypt_provider
@@ -42,6 +43,7 @@ def detail(request: HttpRequest, cluster_id: UUID) -> HttpResponse:
         "staged": certificates.describe(cluster.client_certificate_next_pem),
         "console_ca": certificates.describe(cluster.client_ca_pem),
         "keys": keys,
+        "foreign": adoption.foreign_providers(actor=request.user),
         "previous": keys.number - 1,
         "next": keys.number + 1 if keys.number < keys.pages else 0,
         "may_manage": may(request.user, services.MANAGE),
@@ -59,12 +61,34 @@ def add(request: HttpRequest) -> HttpResponse:
     authorize(request.user, services.MANAGE)
 
     def submit(data: dict[str, Any]) -> str:
-        added = services.add_provider(name=data["name"], host=data["host"], port=data["port"], actor=request.user)
+        added = services.add_provider(
+            name=data["name"],
+            host=data["host"],
+            port=data["port"],
+            identity=UUID(data["identity"]) if data["identity"] else None,
+            actor=request.user,
+        )
         return page_of(added.pk)
 
+    shape = partial(forms.KeyProviderForm, foreign=adoption.foreign_providers(actor=request.user))
+    return form(request, shape, submit, title="Add key provider", button="Add", back=reverse("encryption:kms"))
+
+
+def adopt_keys(request: HttpRequest, cluster_id: UUID) -> HttpResponse:
+    """Says that this provider holds the keys of one that VMs name and that is not known here."""
+    authorize(request.user, services.MANAGE)
+    cluster = services.cluster(cluster_id, actor=request.user)
+
+    def submit(data: dict[str, Any]) -> str:
+        adoption.adopt_keys(cluster_id=cluster_id, identity=UUID(data["identity"]), actor=request.user)
+        return page_of(cluster_id)
+
     return form(
-        request, forms.KeyProviderForm, submit, title="Add key provider", button="Add", back=reverse("encryption:kms")
-    )
+        request, partial(forms.AdoptKeysForm, foreign=adoption.foreign_providers(actor=request.user)), submit,
+        title="Take over keys", button="Take over", back=page_of(cluster_id),
+        text=f"Locked VMs name a key provider that is not known here. If {cluster} holds its keys, they are tried one "
+        "by one; a VM whose keys are not there stays as it is.",
+    )  # fmt: skip
 
 
 def add_server(request: HttpRequest, cluster_id: UUID) -> HttpResponse:

@@ -1,7 +1,7 @@
 """The port to a hypervisor host, over libvirt: `connect` gives a `LibvirtHost`, which implements `Hypervisor`."""
 
 import logging
-from collections.abc import Callable, Container, Generator, Iterator
+from collections.abc import Callable, Container, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -327,6 +327,30 @@ class LibvirtHost:
     def delete_file(self, path: str, *, wipe: bool) -> None:
         with self._asking(path):
             libvirt_files.delete(self._connection, path, wipe=wipe)
+
+    def file_size(self, path: str) -> int | None:
+        with self._asking(path):
+            return libvirt_files.size_of(self._connection, path)
+
+    def download(self, path: str) -> Iterator[bytes]:
+        with self._asking(path):
+            yield from libvirt_files.download(self._connection, path)
+
+    def upload(self, path: str, *, size: int, blocks: Iterable[tuple[int, bytes]]) -> None:
+        with self._asking(path):
+            libvirt_files.upload(self._connection, path, size=size, blocks=blocks)
+
+    def make_folder(self, path: str) -> None:
+        with self._asking(path):
+            libvirt_files.make_folder(self._connection, path)
+
+    def remove_folder(self, path: str) -> None:
+        with self._asking(path):
+            libvirt_files.remove_folder(self._connection, path)
+
+    def free_bytes(self, folder: str) -> int:
+        with self._asking(folder):
+            return libvirt_files.free_bytes(self._connection, folder)
 
     def changes(self, *, idle_seconds: float = 0.5) -> Generator[HostChange, None, None]:
         return libvirt_events.changes(self._connection, self._uri.label, idle_seconds=idle_seconds)

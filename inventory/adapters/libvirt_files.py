@@ -6,8 +6,8 @@ the moment of the call; its name begins with POOL_PREFIX, so that it is never ta
 
 import posixpath
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Final
 
 import libvirt
@@ -17,6 +17,7 @@ from inventory.engine.hypervisor import OperationRefused
 
 POOL_PREFIX: Final = "bartizan-"
 _CHUNK: Final = 256 * 1024
+PIECE: Final = 4 * 2**20
 _CONFLICTS: Final = frozenset({libvirt.VIR_ERR_OPERATION_FAILED, libvirt.VIR_ERR_NO_STORAGE_POOL})
 
 
@@ -46,15 +47,8 @@ def read(connection: libvirt.virConnect, path: str, *, offset: int, length: int)
 
 def create(connection: libvirt.virConnect, path: str, *, size: int, head: bytes) -> None:
     """A sparse file, mode 0600, that begins with `head`. May raise libvirtError."""
-    root = etree.Element("volume")
-    etree.SubElement(root, "name").text = posixpath.basename(path)
-    etree.SubElement(root, "capacity", {"unit": "bytes"}).text = str(size)
-    etree.SubElement(root, "allocation").text = "0"
-    target = etree.SubElement(root, "target")
-    etree.SubElement(target, "format", {"type": "raw"})
-    etree.SubElement(etree.SubElement(target, "permissions"), "mode").text = "0600"
     with _pool(connection, path) as pool:
-        volume = pool.createXML(etree.tostring(root, encoding="unicode"), 0)
+        volume = pool.createXML(_volume_xml(path, size), 0)
         if not head:
             return
         stream = connection.newStream(0)
@@ -96,6 +90,124 @@ def wipe(connection: libvirt.virConnect, path: str) -> None:
                 raise
 
 
+def size_of(connection: libvirt.virConnect, path: str) -> int | None:
+    """May raise libvirtError. A qcow2 image's capacity is another number: what its guest sees."""
+    try:
+        with _pool(connection, path) as pool:
+            return _physical(_volume(pool, path))
+    except libvirt.libvirtError as exc:
+        if exc.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_VOL:
+            return None
+        raise
+
+
+def _physical(volume: libvirt.virStorageVol) -> int:
+    return int(volume.infoFlags(libvirt.VIR_STORAGE_VOL_GET_PHYSICAL)[2])
+
+
+def download(connection: libvirt.virConnect, path: str) -> Iterator[bytes]:
+    """Pieces of at most PIECE bytes. May raise libvirtError."""
+    with _pool(connection, path) as pool, ExitStack() as undo:
+        volume = _volume(pool, path)
+        stream = connection.newStream(0)
+        volume.download(stream, 0, 0, 0)
+        undo.callback(_abort, stream)
+        piece = bytearray()
+        while part := stream.recv(_CHUNK):
+            piece += part
+            if len(piece) > PIECE - _CHUNK:
+                yield bytes(piece)
+                piece.clear()
+        if piece:
+            yield bytes(piece)
+        undo.pop_all()
+        stream.finish()
+
+
+def upload(connection: libvirt.virConnect, path: str, *, size: int, blocks: Iterable[tuple[int, bytes]]) -> None:
+    """One stream for each run of adjoining blocks; what lies between stays a hole. May raise libvirtError."""
+    with _pool(connection, path) as pool, ExitStack() as undo:
+        volume = pool.createXML(_volume_xml(path, size), 0)
+        undo.callback(_delete_quietly, volume)
+        stream: libvirt.virStream | None = None
+        end = -1
+        for offset, data in blocks:
+            if stream is None or offset != end:
+                if stream is not None:
+                    stream.finish()
+                stream = connection.newStream(0)
+                volume.upload(stream, offset, 0, 0)
+                undo.callback(_abort, stream)
+            sent = 0
+            while sent < len(data):
+                sent += stream.send(data[sent : sent + _CHUNK])
+            end = offset + len(data)
+        if stream is not None:
+            stream.finish()
+        undo.pop_all()
+
+
+def _abort(stream: libvirt.virStream) -> None:
+    with suppress(libvirt.libvirtError):  # it may have ended already
+        stream.abort()
+
+
+def _delete_quietly(volume: libvirt.virStorageVol) -> None:
+    with suppress(libvirt.libvirtError):
+        volume.delete(0)
+
+
+def make_folder(connection: libvirt.virConnect, path: str) -> None:
+    """By building a pool there, which makes all folders that are missing. May raise libvirtError."""
+    with suppress(libvirt.libvirtError):
+        connection.storagePoolLookupByTargetPath(_folder(path))
+        return
+    pool = connection.storagePoolCreateXML(_pool_xml(_folder(path)), libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD)
+    with suppress(libvirt.libvirtError):
+        pool.destroy()
+
+
+def remove_folder(connection: libvirt.virConnect, path: str) -> None:
+    """libvirt's deletion of a folder pool is an rmdir: it spares one that holds anything."""
+    with suppress(libvirt.libvirtError):
+        pool = connection.storagePoolDefineXML(_pool_xml(_folder(path)), 0)
+        with suppress(libvirt.libvirtError):
+            pool.delete(0)
+        pool.undefine()
+
+
+def free_bytes(connection: libvirt.virConnect, folder: str) -> int:
+    """May raise libvirtError."""
+    with _pool(connection, posixpath.join(folder, "any")) as pool:
+        pool.refresh(0)
+        return int(pool.info()[3])
+
+
+def _folder(path: str) -> str:
+    folder = posixpath.normpath(path)
+    if not folder.startswith("/") or folder == "/":
+        raise OperationRefused("bad_path", "a folder on a host is named by an absolute path")
+    return folder
+
+
+def _volume_xml(path: str, size: int) -> str:
+    root = etree.Element("volume")
+    etree.SubElement(root, "name").text = posixpath.basename(path)
+    etree.SubElement(root, "capacity", {"unit": "bytes"}).text = str(size)
+    etree.SubElement(root, "allocation").text = "0"
+    target = etree.SubElement(root, "target")
+    etree.SubElement(target, "format", {"type": "raw"})
+    etree.SubElement(etree.SubElement(target, "permissions"), "mode").text = "0600"
+    return etree.tostring(root, encoding="unicode")
+
+
+def _pool_xml(folder: str) -> str:
+    root = etree.Element("pool", {"type": "dir"})
+    etree.SubElement(root, "name").text = POOL_PREFIX + secrets.token_hex(6)
+    etree.SubElement(etree.SubElement(root, "target"), "path").text = folder
+    return etree.tostring(root, encoding="unicode")
+
+
 def _volume(pool: libvirt.virStoragePool, path: str) -> libvirt.virStorageVol:
     name = posixpath.basename(path)
     try:
@@ -133,11 +245,8 @@ def _find_or_make(connection: libvirt.virConnect, folder: str) -> tuple[libvirt.
         except libvirt.libvirtError as exc:
             if exc.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_POOL:
                 raise
-        root = etree.Element("pool", {"type": "dir"})
-        etree.SubElement(root, "name").text = POOL_PREFIX + secrets.token_hex(6)
-        etree.SubElement(etree.SubElement(root, "target"), "path").text = folder
         try:
-            return connection.storagePoolCreateXML(etree.tostring(root, encoding="unicode"), 0), True
+            return connection.storagePoolCreateXML(_pool_xml(folder), 0), True
         except libvirt.libvirtError as exc:
             if not tries or exc.get_error_code() not in _CONFLICTS:
                 raise

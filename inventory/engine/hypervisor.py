@@ -4,7 +4,7 @@
 UUIDs are `uuid.UUID`, texts are as libvirt reports them.
 """
 
-from collections.abc import Callable, Container, Generator, Iterator
+from collections.abc import Callable, Container, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -252,6 +252,33 @@ class Hypervisor(Protocol):
 
         Overwriting proves nothing on copy-on-write file systems and SSDs.
         """
+        ...
+
+    def file_size(self, path: str) -> int | None:
+        """Bytes of a file on the host, as `download` gives them; None where there is no such file."""
+        ...
+
+    def download(self, path: str) -> Iterator[bytes]:
+        """A whole file on the host, in pieces of at most 4 MiB. Close the iterator if you do not read to the end."""
+        ...
+
+    def upload(self, path: str, *, size: int, blocks: Iterable[tuple[int, bytes]]) -> None:
+        """A new file of `size` bytes on the host: `blocks` are (offset, data) in ascending order, the rest are holes.
+
+        Refused where the file exists. What goes wrong meanwhile, in `blocks` too, leaves no file behind.
+        """
+        ...
+
+    def make_folder(self, path: str) -> None:
+        """A folder on the host with those above it; one that is there is no error."""
+        ...
+
+    def remove_folder(self, path: str) -> None:
+        """Removes an empty folder; none there, or one that is not empty, is no error."""
+        ...
+
+    def free_bytes(self, folder: str) -> int:
+        """Free on the file system of an existing folder on the host."""
         ...
 
     def changes(self, *, idle_seconds: float = 0.5) -> Generator[HostChange, None, None]:

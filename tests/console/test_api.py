@@ -249,6 +249,7 @@ ROUTES_OF_VIEWS = {
     "encryption:kms-trust": "trust_key_servers",
     "encryption:kms-client-key": "create_client_key",
     "encryption:kms-client-certificate": "install_client_certificate",
+    "encryption:kms-adopt": "adopt_keys",
     "encryption:kms-check": "check_key_provider",
     "encryption:kms-default": "set_default_key_provider",
     "encryption:kms-remove": "remove_key_provider",

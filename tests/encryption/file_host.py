@@ -2,7 +2,8 @@
 
 import json
 import subprocess
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -158,6 +159,50 @@ class FileHost(FakeHypervisor):
         self._ask("delete_file")
         Path(path).unlink(missing_ok=True)
 
+    @override
+    def file_size(self, path: str) -> int | None:
+        self._ask("file_size")
+        return Path(path).stat().st_size if Path(path).is_file() else None
+
+    @override
+    def download(self, path: str) -> Iterator[bytes]:
+        self._ask("download")
+        try:
+            with Path(path).open("rb") as file:
+                while piece := file.read(64 * 1024):
+                    yield piece
+        except FileNotFoundError as exc:
+            raise OperationRefused("storage_missing", f"{path}: no such file") from exc
+
+    @override
+    def upload(self, path: str, *, size: int, blocks: Iterable[tuple[int, bytes]]) -> None:
+        self._ask("upload")
+        if Path(path).exists():
+            raise OperationRefused("host_refused", f"{path} exists")
+        with ExitStack() as undo, Path(path).open("xb") as file:
+            undo.callback(Path(path).unlink)
+            file.truncate(size)
+            for offset, data in blocks:
+                file.seek(offset)
+                file.write(data)
+            undo.pop_all()
+
+    @override
+    def make_folder(self, path: str) -> None:
+        self._ask("make_folder")
+        Path(path).mkdir(parents=True, exist_ok=True)
+
+    @override
+    def remove_folder(self, path: str) -> None:
+        self._ask("remove_folder")
+        with suppress(OSError):
+            Path(path).rmdir()
+
+    @override
+    def define(self, xml: str) -> None:
+        self._ask("define")
+        self.add_xml(xml)
+
 
 def _with_size(disk: DiskFacts) -> DiskFacts:
     path = Path(disk.source)
@@ -217,7 +262,12 @@ class MemoryKeyServer:
         return self.states[key_id]
 
     def attributes(self, key_id: str) -> KeyAttributes:
-        raise NotImplementedError
+        if key_id not in self.keys:
+            raise KeyNotFound(self.address, key_id)
+        return KeyAttributes(
+            key_id=key_id, names=(self.names[key_id],), state=self.states[key_id], algorithm="AES", length_bits=256,
+            usages=frozenset(),
+        )  # fmt: skip
 
     def revoke(self, key_id: str, reason: RevocationReason, message: str = "") -> None:
         self.states[key_id] = KeyState.DEACTIVATED
