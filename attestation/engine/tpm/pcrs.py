@@ -16,6 +16,7 @@ _DYNAMIC = range(17, 23)
 
 PcrValues: TypeAlias = Mapping[HashAlg, Mapping[int, bytes]]
 """Bank to index to value; each value has the bank's size."""
+_NOTHING: Mapping[int, bytes] = {}
 
 
 def initial_value(bank: HashAlg, pcr: int) -> bytes:
@@ -50,14 +51,20 @@ class PcrSelection:
         return frozenset(pcr for each, pcrs in self.banks if each is bank for pcr in pcrs)
 
     def digest(self, alg: HashAlg, values: PcrValues) -> bytes | None:
-        """H_alg over the selected values, or None when one of them is not among `values`.
+        """H_alg over the selected values, or None when one of them is not among `values`, or has not its bank's size.
 
-        `alg` is the hash of the signature scheme, which may be another than that of the bank.
+        The size matters: values that were cut at other places would have the same digest. `alg` is the hash of the
+        signature scheme, which may be another than that of the bank.
         """
-        try:
-            return alg.digest(b"".join([values[bank][pcr] for bank, pcrs in self.banks for pcr in pcrs]))
-        except KeyError:
-            return None
+        picked: list[bytes] = []
+        for bank, pcrs in self.banks:
+            of_bank, size = values.get(bank, _NOTHING), bank.size
+            for pcr in pcrs:
+                value = of_bank.get(pcr)
+                if value is None or len(value) != size:
+                    return None
+                picked.append(value)
+        return alg.digest(b"".join(picked))
 
     def pick(self, values: PcrValues) -> PcrValues:
         """The selected ones of `values`, and no others."""
