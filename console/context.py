@@ -5,6 +5,7 @@ from typing import Any, Final
 from django.http import HttpRequest
 
 from inventory.authorize import may
+from inventory.services.alarms import unseen_count
 from inventory.views import extensions
 
 THEME_COOKIE: Final = "bartizan_theme"
@@ -34,5 +35,6 @@ def shell(request: HttpRequest) -> dict[str, Any]:
         "other_theme": "light" if theme_of(request) == "dark" else "dark",
         "scripts": SCRIPTS,
         "navigation": extensions.navigation(),
+        "alarm_count": unseen_count,  # asked for only where the shell shows it
         "is_administrator": user is not None and may(user, "console.administer"),
     }

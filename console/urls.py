@@ -6,6 +6,7 @@ from django.urls import include, path
 
 from console import api_docs, api_token_views, views
 from console.api import api
+from inventory.views import alarms
 
 urlpatterns = [
     path("", views.home, name="home"),
@@ -15,7 +16,8 @@ urlpatterns = [
     path("search/", views.search, name="search"),
     path("tasks/", views.tasks, name="tasks"),
     path("tasks/<uuid:job_id>/cancel/", views.cancel_task, name="cancel-task"),
-    path("alarms/", views.alarms, name="alarms"),
+    path("alarms/", alarms.index, name="alarms"),
+    path("alarms/<uuid:alarm_id>/acknowledge/", alarms.acknowledge, name="acknowledge-alarm"),
     path("inventory/", include("inventory.urls")),
     path("encryption/", include("encryption.urls")),
     path("api-tokens/", api_token_views.index, name="api-tokens"),

@@ -13,7 +13,6 @@ from django.views.decorators.http import require_GET, require_POST, require_safe
 
 from console.context import THEME_COOKIE, THEMES
 from console.errors import error_page
-from inventory.models import Severity
 from inventory.services import search as inventory_search
 from inventory.services.activity import cancel_job
 from inventory.views import activity
@@ -68,17 +67,11 @@ def tasks(request: HttpRequest) -> HttpResponse:
     seen = request.GET.get("v", "")
     if seen == now.token:
         return HttpResponse(status=204)
-    response = render(request, "console/_tasks.html", {"tasks": activity.recent_tasks(), "version": now})
+    context = {"tasks": activity.recent_tasks(), "version": now}
+    response = render(request, "console/_tasks.html", context)
     if seen and activity.news(seen) != now.news:
         response.headers["HX-Trigger"] = "activity"
     return response
-
-
-@require_GET
-def alarms(request: HttpRequest) -> HttpResponse:
-    """The latest warnings and errors of the history."""
-    context = {"events": activity.recent_events((Severity.WARNING, Severity.ERROR))}
-    return render(request, "console/alarms.html", context)
 
 
 @require_POST

@@ -4,7 +4,7 @@ An alarm says "it is so now", an event "it happened then": raising and clearing 
 sighting writes none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 from django.db import transaction
@@ -14,7 +14,7 @@ from django.utils import timezone
 from inventory import events
 from inventory.authorize import SYSTEM, Actor, authorize
 from inventory.errors import Conflict, NotFound
-from inventory.models import Alarm, Job, Severity
+from inventory.models import Alarm, Job, Severity, TargetKind
 
 ACKNOWLEDGE = "inventory.acknowledge_alarm"
 
@@ -29,8 +29,12 @@ def raise_alarm(
     remedy: str = "",
     evidence: Sequence[str] = (),
     job: Job | None = None,
+    is_told: bool = False,
 ) -> Alarm:
-    """Raises it, or brings the live one up to date. `evidence`: lines that show what was seen; never key material."""
+    """Raises it, or brings the live one up to date. `evidence`: lines that show what was seen; never key material.
+
+    `is_told`: the caller's own event says it already, so that none is written here.
+    """
     told = {
         "severity": severity,
         "target_name": str(target)[:255],
@@ -41,7 +45,7 @@ def raise_alarm(
     alarm, is_new = Alarm.objects.update_or_create(
         kind=kind, target_kind=events.kind_of(target), target_id=target.pk, cleared_at=None, defaults=told
     )
-    if is_new:
+    if is_new and not is_told:
         events.record(
             "alarm.raised", message, target=target, actor=SYSTEM, severity=severity, job=job, alarm=kind,
             evidence=list(evidence),
@@ -50,8 +54,11 @@ def raise_alarm(
 
 
 @transaction.atomic
-def clear_alarm(kind: str, *, target: Model, job: Job | None = None) -> bool:
-    """Ends the live alarm of that kind, where there is one: what it told of is over. Whether there was one."""
+def clear_alarm(kind: str, *, target: Model, job: Job | None = None, is_told: bool = False) -> bool:
+    """Ends the live alarm of that kind, where there is one: what it told of is over. Whether there was one.
+
+    `is_told`: as in `raise_alarm`.
+    """
     live = Alarm.objects.filter(
         kind=kind, target_kind=events.kind_of(target), target_id=target.pk, cleared_at=None
     ).first()
@@ -59,8 +66,15 @@ def clear_alarm(kind: str, *, target: Model, job: Job | None = None) -> bool:
         return False
     live.cleared_at = timezone.now()
     live.save(update_fields=["cleared_at"])
-    events.record("alarm.cleared", f"No longer so: {live.message}", target=target, actor=SYSTEM, job=job, alarm=kind)
+    if not is_told:
+        text = f"No longer so: {live.message}"
+        events.record("alarm.cleared", text, target=target, actor=SYSTEM, job=job, alarm=kind)
     return True
+
+
+def drop_alarms(kind: TargetKind, ids: Iterable[UUID]) -> None:
+    """Ends the alarms of objects that leave the inventory. No event: that of their removal says enough."""
+    Alarm.objects.filter(target_kind=kind, target_id__in=ids, cleared_at=None).update(cleared_at=timezone.now())
 
 
 @transaction.atomic

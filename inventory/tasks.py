@@ -54,3 +54,4 @@ def resume_interrupted_jobs() -> None:
 @shared_task(name="inventory.prune")
 def prune() -> None:
     housekeeping.prune_jobs()
+    housekeeping.prune_alarms()

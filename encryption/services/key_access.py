@@ -30,7 +30,7 @@ from encryption.engine.key_server import (
 )
 from encryption.engine.secret import Secret
 from encryption.models import Key, KmsCluster, KmsServer, VmSecurity
-from encryption.services import messages
+from encryption.services import kms_alarms, messages
 from inventory import events
 from inventory.authorize import SYSTEM
 from inventory.errors import Conflict, NotFound, Refused, ServiceError, Unavailable, Untrusted
@@ -130,6 +130,7 @@ def _note(server: KmsServer, state: KmsServer.State, code: str, reason: str, fie
             )  # fmt: skip
             if not bad and _has_locked_vms(server.cluster):
                 transaction.on_commit(partial(messages.send, UNLOCK_OF_PROVIDER, str(server.cluster_id)))
+            kms_alarms.review_servers(server.cluster)
     server.refresh_from_db()
 
 

@@ -13,6 +13,7 @@ from encryption.engine.key_server import (
     RevocationReason,
 )
 from encryption.models import Key, KmsCluster
+from encryption.services import kms_alarms
 from encryption.services.key_access import cluster_of, with_key_server
 from encryption.services.keys import refuse_in_use
 from inventory import events
@@ -73,6 +74,7 @@ def refresh_states(cluster: KmsCluster, rows: Sequence[Key], *, actor: Actor | s
         row.save(update_fields=["state", "algorithm", "checked_at"])
         if row.state != before:
             _tell(row, actor)
+    kms_alarms.review_keys(cluster)
 
 
 def revoke_key(job: Job, progress: Progress) -> None:

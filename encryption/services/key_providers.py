@@ -13,11 +13,12 @@ from django.db import transaction
 from django.db.models import Max, Q, QuerySet
 
 from encryption.models import Key, KmsCluster, KmsServer
-from encryption.services import certificates, messages
+from encryption.services import certificates, kms_alarms, messages
 from inventory import events, jobs
+from inventory.alarms import drop_alarms
 from inventory.authorize import VIEW, Actor, authorize
 from inventory.errors import Conflict, Invalid, NotFound
-from inventory.models import Job, Severity
+from inventory.models import Job, Severity, TargetKind
 
 CREATE_CLIENT_KEY: Final = jobs.register(jobs.JobKind("encryption.create_client_key", "Create client key"))
 CHECK: Final = jobs.register(jobs.JobKind("encryption.check_key_provider", "Check key provider"))
@@ -160,6 +161,8 @@ def remove_server(*, server_id: UUID, actor: Actor) -> None:
         "kms.server_removed", f"Key server {name} removed from {owner}", target=owner, actor=actor,
         severity=Severity.WARNING, server=name,
     )  # fmt: skip
+    kms_alarms.review_servers(owner)
+    kms_alarms.review_certificates(owner)
 
 
 @transaction.atomic
@@ -174,6 +177,7 @@ def remove_cluster(*, cluster_id: UUID, actor: Actor) -> None:
         )
     owner.keys.all().delete()
     events.record("kms.removed", f"Key provider {owner} removed", target=owner, actor=actor, severity=Severity.WARNING)
+    drop_alarms(TargetKind.KMS_CLUSTER, [owner.pk])
     owner.delete()
 
 

@@ -19,7 +19,7 @@ from django.utils import timezone
 from encryption.adapters.server_certificate import fetch_server_certificate
 from encryption.engine.key_server import KmsError, ServerAddress
 from encryption.models import Key, KmsCluster, KmsServer
-from encryption.services import certificates, client_keys, key_access, key_lifecycle, messages
+from encryption.services import certificates, client_keys, key_access, key_lifecycle, kms_alarms, messages
 from encryption.services.key_access import cluster_of, note_connected, note_failure, service_error
 from inventory import events
 from inventory.authorize import SYSTEM
@@ -51,6 +51,7 @@ def check_cluster(cluster_id: str) -> None:
         return
     warn_of_client_certificate(cluster)
     usable = [_check_server(cluster, server) is None for server in cluster.servers.all()]
+    _review(cluster)
     if any(usable):
         old = cluster.keys.exclude(state=Key.State.DESTROYED).exclude(
             checked_at__gte=timezone.now() - KEY_STATE_AGE
@@ -75,9 +76,16 @@ def check_key_provider(job: Job, progress: Progress) -> None:
         progress.step(f"connecting to {server}", total=len(servers))
         progress.advance(number)
         failures.append(_check_server(cluster, server))
+    _review(cluster)
     first = next((one for one in failures if one is not None), None)
     if first is not None and None not in failures:
         raise first
+
+
+def _review(cluster: KmsCluster) -> None:
+    """Alarms that need no change to be seen: a removed server's, a certificate's whose end has come nearer."""
+    kms_alarms.review_servers(cluster)
+    kms_alarms.review_certificates(cluster)
 
 
 def fetch_certificate(job: Job, progress: Progress) -> None:

@@ -8,11 +8,12 @@ from django.db import transaction
 from django.utils import timezone
 
 from encryption.models import LockCause, VmSecurity, WrappedSecret
-from inventory import events
+from inventory import alarms, events
 from inventory.authorize import Actor
 from inventory.errors import NotFound, Refused, ServiceError, Untrusted
 from inventory.models import Job, Severity, VirtualMachine
 
+ALARM: Final = "vm.locked"
 _BY_CODE: Final = {
     "wrapped_secret_damaged": LockCause.SECRET_DAMAGED,
     "console_key_missing": LockCause.CONSOLE_KEY,
@@ -78,6 +79,11 @@ def _write(
         found.lock_detail = "; ".join(dict.fromkeys(error.message for error in errors))[:1000]
         found.lock_remedy = first.hint[:500]
         found.save(update_fields=["locked_at", "lock_cause", "lock_parts", "lock_detail", "lock_remedy"])
+        alarms.raise_alarm(
+            ALARM, f"{vm} is locked: {cause.label} ({found.locked_parts})", target=vm, severity=Severity.ERROR,
+            remedy=f"{first.hint}; then Unlock" if first.hint else "repair the cause, then Unlock", job=job,
+            evidence=list(dict.fromkeys(failure.error.message[:600] for failure in failures)), is_told=True,
+        )  # fmt: skip
         if not is_known:
             remedy = f"; {first.hint}" if first.hint else ""
             events.record(
@@ -95,6 +101,7 @@ def release(vm: VirtualMachine, *, actor: Actor | str, job: Job | None = None) -
             locked_at=None, lock_cause="", lock_detail="", lock_remedy="", lock_parts=[]
         )
         if freed:
+            alarms.clear_alarm(ALARM, target=vm, job=job, is_told=True)
             events.record(
                 "vm.unlocked", f"{vm} is no longer locked: its keys can be had", target=vm, actor=actor, job=job
             )

@@ -8,9 +8,9 @@ from ninja import Query, Router
 from pydantic import Field
 
 from inventory.api.frame import PageQuery, Text, actor_of, page_of
-from inventory.api.schemas import ChildrenOut, EventOut, EventPage, HitOut, JobOut, JobPage
+from inventory.api.schemas import AlarmOut, AlarmPage, ChildrenOut, EventOut, EventPage, HitOut, JobOut, JobPage
 from inventory.models import JobStatus, Severity, TargetKind
-from inventory.services import activity, search, tree
+from inventory.services import activity, alarms, search, tree
 
 router = Router()
 
@@ -66,6 +66,34 @@ def list_events(request: HttpRequest, query: Query[EventQuery]) -> dict[str, Any
 @router.get("/events/{int:event_id}", response=EventOut, tags=["Events"])
 def get_event(request: HttpRequest, event_id: Annotated[int, Field(le=MAX_ID)]) -> EventOut:
     return EventOut.of(activity.event(event_id=event_id, actor=actor_of(request)))
+
+
+class AlarmQuery(PageQuery):
+    """Which alarms."""
+
+    is_live: bool | None = Field(None, description="true: not over")
+    kind: Text = ""
+    severity: Severity | None = None
+    target_kind: TargetKind | None = None
+    target_id: UUID | None = None
+
+
+@router.get("/alarms", response=AlarmPage, tags=["Alarms"])
+def list_alarms(request: HttpRequest, query: Query[AlarmQuery]) -> dict[str, Any]:
+    """Live ones first, then the newest first. They are kept for 90 days after their end."""
+    values = query.dict(exclude={"page", "page_size"})
+    return page_of(alarms.alarm_list(actor=actor_of(request), paging=query.paging(), **values), AlarmOut.of)
+
+
+@router.get("/alarms/{uuid:alarm_id}", response=AlarmOut, tags=["Alarms"])
+def get_alarm(request: HttpRequest, alarm_id: UUID) -> AlarmOut:
+    return AlarmOut.of(alarms.alarm(alarm_id=alarm_id, actor=actor_of(request)))
+
+
+@router.post("/alarms/{uuid:alarm_id}/acknowledge", response=AlarmOut, tags=["Alarms"])
+def acknowledge_alarm(request: HttpRequest, alarm_id: UUID) -> AlarmOut:
+    """Somebody has seen it. It stays until what it tells of is over."""
+    return AlarmOut.of(alarms.acknowledge_alarm(alarm_id=alarm_id, actor=actor_of(request)))
 
 
 @router.get("/search", response=list[HitOut], tags=["Search and trees"])

@@ -11,6 +11,7 @@ from typing_extensions import override
 from inventory import jobs
 from inventory.api.frame import Input, PageOut
 from inventory.models import (
+    Alarm,
     Cluster,
     Datacenter,
     Datastore,
@@ -51,7 +52,7 @@ class Target(Schema):
     name: str
 
     @classmethod
-    def of(cls, row: Job | Event) -> Self:
+    def of(cls, row: Job | Event | Alarm) -> Self:
         return cls(kind=TargetKind(row.target_kind), id=row.target_id, name=row.target_name)
 
 
@@ -293,6 +294,29 @@ class EventOut(Schema):
         )
 
 
+class AlarmOut(Schema):
+    """A state that needs somebody. `cleared_at` is null while it lasts; `evidence`: lines that show what was seen."""
+
+    id: UUID
+    kind: str
+    severity: Severity
+    target: Target
+    message: str
+    remedy: str
+    evidence: list[str]
+    raised_at: datetime
+    seen_at: datetime
+    acknowledged_at: datetime | None
+    acknowledged_by: str
+    cleared_at: datetime | None
+
+    @classmethod
+    def of(cls, row: Alarm) -> Self:
+        return cls.model_validate(
+            {name: getattr(row, name) for name in cls.model_fields if name != "target"} | {"target": Target.of(row)}
+        )
+
+
 class NodeOut(Schema):
     """A line of a tree; `words` tell its state."""
 
@@ -343,6 +367,10 @@ class VmPage(PageOut):
 
 class JobPage(PageOut):
     items: list[JobOut]
+
+
+class AlarmPage(PageOut):
+    items: list[AlarmOut]
 
 
 class EventPage(PageOut):

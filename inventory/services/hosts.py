@@ -5,7 +5,7 @@ from uuid import UUID
 
 from django.db import IntegrityError, transaction
 
-from inventory import events, jobs
+from inventory import alarms, events, jobs
 from inventory.authorize import SYSTEM, Actor, authorize
 from inventory.engine.hypervisor import HostFacts, Hypervisor
 from inventory.errors import Conflict, Invalid, NotFound, ServiceError
@@ -21,6 +21,7 @@ ADD: Final = "inventory.add_host"
 EDIT: Final = "inventory.edit_host"
 REMOVE: Final = "inventory.remove_host"
 READ: Final = "inventory.refresh_host"
+LOST: Final = "host.disconnected"  # the alarm
 
 
 def add_host(
@@ -114,6 +115,8 @@ def remove_host(*, host_id: UUID, actor: Actor) -> None:
             uri=host.uri,
             virtual_machines=rows.count(),
         )
+        alarms.drop_alarms(TargetKind.VIRTUAL_MACHINE, list(rows.values_list("pk", flat=True)))
+        alarms.drop_alarms(TargetKind.HOST, [host.pk])
         host.delete()
 
 
@@ -157,6 +160,7 @@ def connected(
         mine.update(state=Host.State.CONNECTED, state_reason="", **values)
         if before != Host.State.CONNECTED:
             events.record("host.connected", f"{host.name} is connected", target=host, actor=actor, job=job)
+            alarms.clear_alarm(LOST, target=host, job=job, is_told=True)
     synced = sync.sync_host(host, hypervisor, actor=actor, job=job)
     host.refresh_from_db()
     return synced
@@ -177,6 +181,11 @@ def disconnected(host: Host, error: ServiceError, *, job: Job | None = None) -> 
         if before is None or before == (Host.State.DISCONNECTED, reason):
             return
         mine.update(state=Host.State.DISCONNECTED, state_reason=reason)
+        alarms.raise_alarm(
+            LOST, f"{host.name} is disconnected: {error.message}", target=host, severity=Severity.ERROR,
+            remedy=error.hint or "see why the host does not answer; it is tried again all the time", job=job,
+            evidence=[f"{error.code}: {reason}"], is_told=True,
+        )  # fmt: skip
         if before[0] != Host.State.DISCONNECTED:
             events.record(
                 "host.disconnected",

@@ -5,9 +5,10 @@ from typing import Final
 
 from django.utils import timezone
 
-from inventory.models import LIVE_STATUSES, Job
+from inventory.models import LIVE_STATUSES, Alarm, Job
 
 KEEP_JOBS: Final = timedelta(days=90)
+KEEP_ALARMS: Final = timedelta(days=90)
 BATCH: Final = 500
 
 
@@ -23,3 +24,13 @@ def prune_jobs(now: datetime | None = None) -> int:
             return count
         Job.objects.filter(pk__in=ids).delete()
         count += len(ids)
+
+
+def prune_alarms(now: datetime | None = None) -> int:
+    """Deletes alarms that were over more than 90 days ago; returns how many. Their events stay."""
+    before = (now or timezone.now()) - KEEP_ALARMS
+    count = 0
+    while ids := list(Alarm.objects.filter(cleared_at__lt=before).values_list("pk", flat=True)[:BATCH]):
+        Alarm.objects.filter(pk__in=ids).delete()
+        count += len(ids)
+    return count

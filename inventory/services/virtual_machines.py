@@ -7,7 +7,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import QuerySet
 
-from inventory import events
+from inventory import alarms, events
 from inventory.authorize import VIEW, Actor, authorize
 from inventory.errors import Conflict, NotFound
 from inventory.models import LIVE_STATUSES, Job, TargetKind, VirtualMachine
@@ -52,6 +52,7 @@ def remove_from_inventory(*, vm_id: UUID, actor: Actor) -> None:
             )
         refuse_removal(rows)
         events.record("vm.removed", f"{vm} removed from the inventory", target=vm, actor=actor, uuid=str(vm.uuid))
+        alarms.drop_alarms(TargetKind.VIRTUAL_MACHINE, [vm.pk])
         rows.delete()
 
 

@@ -8,7 +8,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from inventory import jobs
-from inventory.models import Event, Job, JobStatus, Severity, TargetKind
+from inventory.models import Alarm, Event, Job, JobStatus, Severity, TargetKind
 from inventory.views import extensions, tree
 from inventory.views.pages import ICONS, Step
 
@@ -54,11 +54,11 @@ def job_status(job: Job) -> SafeString:
 
 
 @register.simple_tag
-def severity(event: Event) -> SafeString:
+def severity(event: Event | Alarm) -> SafeString:
     return status(*_both(event))
 
 
-def _both(event: Event) -> tuple[str, str, str]:
+def _both(event: Event | Alarm) -> tuple[str, str, str]:
     icon_name, style = _SEVERITY_STYLES[event.severity]
     return icon_name, event.get_severity_display(), style
 
@@ -69,7 +69,7 @@ def job_label(job: Job) -> str:
 
 
 @register.filter
-def target_url(row: Job | Event) -> str:
+def target_url(row: Job | Event | Alarm) -> str:
     return extensions.target_url(row.target_kind, row.target_id)
 
 

@@ -1,14 +1,14 @@
 """Jobs and events as the shell and the Monitor tabs show them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
 from django.core.paginator import Page, Paginator
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
 
-from inventory.models import LIVE_STATUSES, Event, Job, Severity, TargetKind
+from inventory.models import LIVE_STATUSES, Alarm, Event, Job, TargetKind
 
 RECENT: Final = 20
 PAGE_SIZE: Final = 50
@@ -44,10 +44,6 @@ def recent_tasks() -> Sequence[Job]:
     return list(Job.objects.defer("params", "checkpoint")[:RECENT])
 
 
-def recent_events(severities: Sequence[Severity]) -> Sequence[Event]:
-    return list(Event.objects.filter(severity__in=severities)[:PAGE_SIZE])
-
-
 def tasks_of(kind: TargetKind, target_id: UUID, page: str | int) -> Page[Job]:
     found = Job.objects.filter(target_kind=kind, target_id=target_id).defer("params", "checkpoint")
     return _page(found, page)
@@ -57,5 +53,18 @@ def events_of(kind: TargetKind, target_id: UUID, page: str | int) -> Page[Event]
     return _page(Event.objects.filter(target_kind=kind, target_id=target_id), page)
 
 
+def alarms_of(kind: TargetKind, target_id: UUID, page: str | int) -> Page[Alarm]:
+    found = Alarm.objects.filter(target_kind=kind, target_id=target_id)
+    return _page(found.order_by(F("cleared_at").desc(nulls_first=True), "-raised_at"), page)
+
+
 def _page(rows: QuerySet[Any], page: str | int) -> Page[Any]:
     return Paginator(rows, PAGE_SIZE).get_page(page)
+
+
+# What an object's Monitor tab can show.
+LISTS: Final[Mapping[str, Callable[[TargetKind, UUID, str | int], Page[Any]]]] = {
+    "tasks": tasks_of,
+    "events": events_of,
+    "alarms": alarms_of,
+}

@@ -8,7 +8,9 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
+from inventory.authorize import may
 from inventory.models import Cluster, Datacenter, Datastore, Host, PowerState, TargetKind, VirtualMachine
+from inventory.services.alarms import ACKNOWLEDGE
 from inventory.views import activity, extensions, pages
 
 _ABOVE_VM: Final = {
@@ -78,13 +80,14 @@ def _below(target: pages.Place) -> dict[str, object]:
 
 @require_safe
 def monitor(request: HttpRequest, kind: str, target_id: UUID) -> HttpResponse:
-    """Jobs and events of the object, each paged; `show` chooses which."""
+    """Jobs, events and alarms of the object, each paged; `show` chooses which."""
     target = pages.load(kind, target_id, request.user)
-    show = "events" if request.GET.get("show") == "events" else "tasks"
-    rows = (activity.events_of if show == "events" else activity.tasks_of)(
-        TargetKind(kind), target_id, request.GET.get("page", "1")
-    )
+    show = request.GET.get("show", "")
+    show = show if show in activity.LISTS else "tasks"
+    rows = activity.LISTS[show](TargetKind(kind), target_id, request.GET.get("page", "1"))
     context = pages.context(target, request.user, tab="monitor") | {"show": show, "rows": rows}
+    if show == "alarms":
+        context["may_acknowledge"] = may(request.user, ACKNOWLEDGE)
     return render(request, "inventory/object_monitor.html", context)
 
 

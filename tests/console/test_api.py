@@ -209,6 +209,7 @@ def test_the_reference_page_holds_every_route_and_loads_nothing_from_elsewhere(a
 # counterpart for a reason that is given.
 ROUTES_OF_VIEWS = {
     "cancel-task": "cancel_job",
+    "acknowledge-alarm": "acknowledge_alarm",
     "revoke-api-token": "revoke_api_token",
     "add-api-token": "create_api_token",
     "inventory:add-datacenter": "add_datacenter",

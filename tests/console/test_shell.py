@@ -154,11 +154,6 @@ def test_cancel(admin: Client, looker: Client, inventory: Sample) -> None:
     assert admin.post(reverse("cancel-task", args=[uuid4()])).status_code == 404
 
 
-def test_alarms_show_warnings_and_errors_only(looker: Client, inventory: Sample) -> None:
-    page = looker.get(reverse("alarms")).content.decode()
-    assert "changed outside this console" in page and "app-db01 powered on" not in page
-
-
 def test_error_pages(admin: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "There is no such page" in admin.get("/nowhere/").content.decode()
     part = admin.get("/nowhere/", headers=HTMX)
