@@ -82,7 +82,7 @@ def _write(
         alarms.raise_alarm(
             ALARM, f"{vm} is locked: {cause.label} ({found.locked_parts})", target=vm, severity=Severity.ERROR,
             remedy=f"{first.hint}; then Unlock" if first.hint else "repair the cause, then Unlock", job=job,
-            evidence=list(dict.fromkeys(failure.error.message[:600] for failure in failures)), is_told=True,
+            evidence=list(dict.fromkeys(error.message[:600] for error in errors)), is_told=True,
         )  # fmt: skip
         if not is_known:
             remedy = f"; {first.hint}" if first.hint else ""
