@@ -56,6 +56,15 @@ _UNDERSTOOD = {
 }
 _T = TypeVar("_T", bound=x509.ExtensionType)
 _WEAK = (hashes.SHA1, hashes.MD5)
+# All that `cryptography` was seen to raise for bytes that it cannot read (found by changing bytes at random).
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 _CERTIFICATE_TAG, _LONG_FORM_TWO_BYTES = 0x30, 0x82
 
 
@@ -118,7 +127,7 @@ def parse_certificates(data: bytes) -> tuple[x509.Certificate, ...]:
         # Parsed only when asked for, and asked for here so that nothing below can fail on it.
         for certificate in certificates:
             _ = certificate.extensions, certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm):
+    except _UNREADABLE:
         raise MalformedCertificate("an X.509 certificate, DER or PEM") from None
     if len(certificates) > MAX_CERTIFICATES:
         raise MalformedCertificate(f"at most {MAX_CERTIFICATES} certificates")
@@ -143,7 +152,9 @@ def key_of(certificate: x509.Certificate) -> PublicKey:
     """
     try:
         return supported(certificate.public_key())
-    except (ValueError, UnsupportedAlgorithm):
+    except MalformedKey:
+        raise
+    except _UNREADABLE:
         raise MalformedKey("a supported key in the certificate") from None
 
 
@@ -218,7 +229,7 @@ def _is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bo
             key.verify(signature, signed, parameters)
         else:
             return False
-    except (InvalidSignature, UnsupportedAlgorithm, ValueError):
+    except (InvalidSignature, *_UNREADABLE):
         return False
     return True
 
@@ -230,7 +241,7 @@ def _certificate_problem(certificate: x509.Certificate, now: datetime) -> str:
         return f"has expired on {certificate.not_valid_after_utc:%Y-%m-%d}"
     try:
         hash_alg = certificate.signature_hash_algorithm
-    except UnsupportedAlgorithm:
+    except _UNREADABLE:
         hash_alg = None
     if hash_alg is None or isinstance(hash_alg, _WEAK):
         return "is signed with a weak or unknown hash"
@@ -272,7 +283,7 @@ def _extension(certificate: x509.Certificate, kind: type[_T]) -> _T | None:
 def _name(certificate: x509.Certificate) -> str:
     try:
         return f"{certificate.subject.rfc4514_string()[:100]} ({fingerprint(certificate)[:16]})"
-    except ValueError:
+    except _UNREADABLE:
         return fingerprint(certificate)[:16]
 
 
