@@ -111,10 +111,6 @@ class Side:
     offset: int
     xts: Xts | None
 
-    def twin(self) -> "Side":
-        """The same for another thread (an Xts serves one only)."""
-        return Side(self.offset, None if self.xts is None else self.xts.twin())
-
     def padded(self, n_bytes: int) -> int:
         """Bytes that `n_bytes` of disk take in this image."""
         return n_bytes if self.xts is None else whole_sectors(n_bytes)
@@ -164,8 +160,9 @@ def convert(
 ) -> Receipt:
     """Run a conversion to its end, anew (`start=None`: what the target holds is lost) or from a checkpoint.
 
-    `n_lanes` threads (at most 16) work on one block each, so that reading, AES and writing overlap. They and
-    `block_bytes` (a multiple of 512, at most 16 MiB) bound the memory, whatever the disk's size: block + 3 MiB a lane.
+    `n_lanes` threads (at most 16) work on one block each, so that reading and writing overlap with AES, which runs for
+    one at a time. They and `block_bytes` (a multiple of 512, at most 16 MiB) bound the memory, whatever the disk's
+    size: a block for each lane, and 2 MiB for each cipher.
 
     Raises what `open_side` does, BadCheckpoint, whatever `progress` raises, and OSError. After any of them the
     conversion can go on from its last checkpoint.
@@ -184,8 +181,7 @@ def convert(
         _check_checkpoint(start, size)
         writer = _resume(conversion, target)
 
-    lanes = [_Lane(reader, writer, source, target, block_bytes)]
-    lanes += [_Lane(reader.twin(), writer.twin(), source, target, block_bytes) for _ in range(n_lanes - 1)]
+    lanes = [_Lane(reader, writer, source, target, block_bytes) for _ in range(n_lanes)]
     extent = Extent(0, 0, hole=False)
     hole_bytes = 0
     with ThreadPoolExecutor(max_workers=n_lanes + 1) as pool:
@@ -251,7 +247,7 @@ class _Run:
 
 @final
 class _Lane:
-    """Scratch space and ciphers of one thread."""
+    """One thread's block."""
 
     def __init__(self, reader: Side, writer: Side, source: Source, target: Target, block_bytes: int) -> None:
         self._reader = reader

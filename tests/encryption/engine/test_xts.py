@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given, settings
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 
 from encryption.engine import xts
 from encryption.engine.secret import Secret
-from encryption.engine.xts import EqualKeyHalves, SelfCheckFailed, Xts
+from encryption.engine.xts import SECTOR_BYTES, EqualKeyHalves, SelfCheckFailed, Xts
 from tests.encryption.engine import vectors
 
 KEY = Secret(bytes(range(64)))
@@ -92,10 +94,12 @@ def test_highest_sector_number() -> None:
         Xts(KEY).encrypt(bytes(512), -1)
 
 
-def test_a_twin_has_the_same_key_and_path() -> None:
-    twin = Xts(KEY, per_sector=True).twin()
-    assert twin.per_sector
-    assert twin.encrypt(bytes(512), 3) == Xts(KEY).encrypt(bytes(512), 3)
+def test_threads_share_one() -> None:
+    shared, n_bytes = Xts(KEY), 700 * SECTOR_BYTES
+    blocks = [bytes([number]) * n_bytes for number in range(8)]
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        found = list(pool.map(lambda number: shared.encrypt(blocks[number], 700 * number), range(8)))
+    assert b"".join(found) == Xts(KEY, per_sector=True).encrypt(b"".join(blocks), 0)
 
 
 def test_nothing_is_nothing() -> None:
