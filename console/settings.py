@@ -142,6 +142,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": float(env_int("BARTIZAN_KMS_CHECK_SECONDS", 300, minimum=30, maximum=24 * 3600)),
         "options": {"queue": "attestation", "expires": 60},
     },
+    "new keys for VMs whose keys are older than their policies allow": {
+        "task": "encryption.rotate_keys",
+        "schedule": 3600.0,
+        "options": {"expires": 600},
+    },
 }
 
 # The key that seals what only workers may read (KMS client keys). The web process is started without it.

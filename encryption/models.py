@@ -5,6 +5,7 @@ client keys are sealed under the console key, which only workers have.
 """
 
 import uuid
+from datetime import datetime, timedelta
 
 from django.db import models
 from django.db.models import Q
@@ -138,6 +139,8 @@ class Key(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     checked_at = models.DateTimeField(null=True, blank=True, help_text="when the KMS was last asked for its state")
     last_used_at = models.DateTimeField(null=True, blank=True, help_text="when a worker last fetched it")
+    last_used_by = models.CharField(max_length=150, blank=True, help_text="for whom")
+    last_used_for = models.CharField(max_length=340, blank=True, help_text="the job, with its target")
 
     class Meta:
         ordering = ["-created_at"]
@@ -146,6 +149,11 @@ class Key(models.Model):
     @override
     def __str__(self) -> str:
         return self.key_id
+
+    @property
+    def due_at(self) -> datetime | None:
+        """When the first of its VMs gets a new key by its policies; read with `rotation.with_policies`."""
+        return min((at for row in self.virtual_machines.all() if (at := row.key_due_at) is not None), default=None)
 
 
 class StoragePolicy(models.Model):
@@ -213,6 +221,21 @@ class VmSecurity(models.Model):
     @override
     def __str__(self) -> str:
         return f"security of {self.virtual_machine}"
+
+    @property
+    def key_age_policy(self) -> StoragePolicy | None:
+        """Of the policies of home and disks the one that allows the least key age; None where none limits it."""
+        of_disks = (one.policy for one in self.virtual_machine.disk_policies.all())
+        limited = [one for one in (self.policy, *of_disks) if one.encrypts and one.max_key_age_days]
+        return min(limited, key=lambda one: one.max_key_age_days or 0, default=None)
+
+    @property
+    def key_due_at(self) -> datetime | None:
+        """When its KEK is older than its policies allow."""
+        policy = self.key_age_policy
+        if policy is None or self.key is None:
+            return None
+        return self.key.created_at + timedelta(days=policy.max_key_age_days or 0)
 
     @property
     def lock_told(self) -> str:

@@ -10,6 +10,7 @@ from encryption.services import (
     key_lifecycle,
     kms_health,
     recrypt,
+    rotation,
     unlock,
 )
 from inventory import jobs
@@ -108,3 +109,8 @@ def recrypt_vm(job_id: str) -> None:
 @shared_task(name="encryption.recrypt_vms")
 def recrypt_vms(job_id: str) -> None:
     jobs.run(job_id, recrypt.run_recrypt_vms)
+
+
+@shared_task(name="encryption.rotate_keys")
+def rotate_keys() -> None:
+    rotation.start_due()

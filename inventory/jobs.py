@@ -15,6 +15,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -146,6 +147,14 @@ class Progress:
             raise ClaimLost
 
 
+_RUNNING: Final[ContextVar[Job | None]] = ContextVar("running job", default=None)
+
+
+def running() -> Job | None:
+    """The job whose work this thread does, for notes of who did a thing and what for; None outside of any."""
+    return _RUNNING.get()
+
+
 def _mine(job_id: uuid.UUID, claim: uuid.UUID) -> Any:
     return Job.objects.filter(pk=job_id, claim=claim, status=JobStatus.RUNNING)
 
@@ -168,6 +177,7 @@ def run(job_id: str, work: Callable[[Job, Progress], None]) -> None:
     job = Job.objects.get(pk=job_id)
     progress = Progress(job, claim)
     with _Heartbeat(job.pk, claim):
+        token = _RUNNING.set(job)
         try:
             if job.cancel_requested:
                 raise Cancelled
@@ -196,6 +206,8 @@ def run(job_id: str, work: Callable[[Job, Progress], None]) -> None:
             )
         else:
             outcome = (JobStatus.SUCCEEDED, "", "")
+        finally:
+            _RUNNING.reset(token)
     _end(job, claim, *outcome)
 
 

@@ -126,7 +126,8 @@ class KeyProviderOut(KeyProviderLine):
 class KeyOut(Schema):
     """A key at the key provider, known by its ID there, and the virtual machines whose secrets it wraps.
 
-    `checked_at`: when its state was last read there. `last_used_at`: when a worker last fetched it.
+    `checked_at`: when its state was last read there. `last_used_at`: when a worker last fetched it, `last_used_by`
+    whom, `last_used_for` which job with its target. `due_at`: when a storage policy has it replaced; null: none does.
     """
 
     id: UUID
@@ -137,6 +138,9 @@ class KeyOut(Schema):
     created_at: datetime
     checked_at: datetime | None
     last_used_at: datetime | None
+    last_used_by: str
+    last_used_for: str
+    due_at: datetime | None
     virtual_machines: list[Ref]
 
     @classmethod

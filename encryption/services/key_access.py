@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, Self, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -27,11 +27,12 @@ from encryption.engine.key_server import (
     NotPermitted,
     ServerAddress,
     TrustDirection,
+    WrongState,
 )
 from encryption.engine.secret import Secret
 from encryption.models import Key, KmsCluster, KmsServer, VmSecurity
 from encryption.services import kms_alarms, messages
-from inventory import events
+from inventory import events, jobs
 from inventory.authorize import SYSTEM
 from inventory.errors import Conflict, NotFound, Refused, ServiceError, Unavailable, Untrusted
 from inventory.jobs import Progress
@@ -39,6 +40,8 @@ from inventory.models import Job, Severity, VirtualMachine
 
 T = TypeVar("T")
 LABEL: Final = "bartizan"
+# In a session: the KEK that the present VM has and the one that it gets.
+_KEPT_KEYS: Final = 2
 UNLOCK_OF_PROVIDER: Final = "encryption.unlock_of_provider"
 
 
@@ -192,31 +195,83 @@ def unsealed(cluster: KmsCluster, sealed: bytes) -> Secret:
         ) from exc
 
 
-def with_key_server(cluster: KmsCluster, use: Callable[[KeyServer], T]) -> T:
-    """Runs `use` with the first server of the cluster that answers.
+class KeySession:
+    """Requests to one key provider over one connection. For one thread; a context manager.
 
-    Only a server that cannot be reached or trusted is passed over. A request whose outcome is not known is not
-    repeated elsewhere: `use` must itself look for what it may have made. What the server says of a key is final.
+    The first server that answers is kept, and the next is taken when it is lost. Only a server that cannot be reached
+    or trusted is passed over. A request whose outcome is not known is not repeated elsewhere: `use` must itself look
+    for what it may have made. What the server says of a key is final.
     """
-    servers = list(cluster.servers.all())
-    if not servers:
-        raise Conflict("no_key_server", f"{cluster} has no server", hint="add one under Key Providers")
-    failures: list[KmsError] = []
-    for server in servers:
-        try:
-            with open_client(cluster, server) as client:
-                result = use(client)
-            if server.state != KmsServer.State.CONNECTED:
-                note_connected(server)
-            return result
-        except (KmsUnreachable, KmsUntrusted) as exc:
-            note_failure(server, exc)
-            failures.append(exc)
-            if isinstance(exc, KmsUnreachable) and exc.outcome_unknown:
-                break
-        except KmsError as exc:
-            raise service_error(exc) from exc
-    raise _all_failed(failures) from failures[0]
+
+    def __init__(self, cluster: KmsCluster) -> None:
+        """Connects to nothing yet."""
+        self.cluster = cluster
+        self._open: tuple[KmsServer, KeyServer] | None = None
+        self._fetched: dict[uuid.UUID, Secret] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hangs up, and forgets the keys that were fetched last."""
+        self._fetched.clear()
+        self._hang_up()
+
+    def ask(self, use: Callable[[KeyServer], T]) -> T:
+        """Runs `use` with the server in use, or the first of the cluster that answers. Raises ServiceError."""
+        failures: list[KmsError] = []
+        for server in self._candidates():
+            try:
+                result = use(self._client(server))
+            except (KmsUnreachable, KmsUntrusted) as exc:
+                self._hang_up()
+                note_failure(server, exc)
+                failures.append(exc)
+                if isinstance(exc, KmsUnreachable) and exc.outcome_unknown:
+                    break
+            except KmsError as exc:
+                raise service_error(exc) from exc
+            else:
+                if server.state != KmsServer.State.CONNECTED:
+                    note_connected(server)
+                return result
+        if not failures:
+            raise Conflict("no_key_server", f"{self.cluster} has no server", hint="add one under Key Providers")
+        raise _all_failed(failures) from failures[0]
+
+    def fetch(self, key: Key) -> Secret:
+        """The KEK itself, which is noted as used. One that several VMs in a row share is asked for once."""
+        kek = self._fetched.pop(key.pk, None) or self.ask(lambda server: server.get_key(key.key_id))
+        while len(self._fetched) >= _KEPT_KEYS:
+            del self._fetched[next(iter(self._fetched))]
+        self._fetched[key.pk] = kek
+        _note_use(key)
+        return kek
+
+    def _candidates(self) -> Iterator[KmsServer]:
+        first = self._open[0] if self._open else None
+        if first is not None:
+            yield first
+        yield from (server for server in self.cluster.servers.all() if server != first)
+
+    def _client(self, server: KmsServer) -> KeyServer:
+        if self._open is None:
+            self._open = (server, open_client(self.cluster, server))
+        return self._open[1]
+
+    def _hang_up(self) -> None:
+        if self._open is not None:
+            self._open[1].close()
+            self._open = None
+
+
+def with_key_server(cluster: KmsCluster, use: Callable[[KeyServer], T]) -> T:
+    """`KeySession.ask` for a single request."""
+    with KeySession(cluster) as session:
+        return session.ask(use)
 
 
 def _all_failed(failures: list[KmsError]) -> ServiceError:
@@ -229,15 +284,28 @@ def _all_failed(failures: list[KmsError]) -> ServiceError:
 
 def make_key(cluster: KmsCluster, vm: VirtualMachine, *, name: str, job: Job) -> Key:
     """Creates and activates a KEK at the KMS. `name` is unique to this job, so that a repeated call finds it again."""
+    with KeySession(cluster) as session:
+        return session_key(session, vm, name=name, job=job)
+
+
+def session_key(session: KeySession, vm: VirtualMachine, *, name: str, job: Job) -> Key:
+    """`make_key` over a connection that is there."""
+    tries = 0
 
     def create(server: KeyServer) -> str:
-        found = server.locate(name=name)
+        nonlocal tries
+        tries += 1
+        # Looked for only where it can be: on many servers a search by name takes the longer the more keys there are.
+        found = server.locate(name=name) if tries > 1 or job.attempts > 1 else ()
         key_id = found[0] if found else server.create_key(name=name, labels={LABEL: f"vm {vm.name} {vm.uuid}"})
-        if server.state(key_id) is KeyState.PRE_ACTIVE:
+        try:
             server.activate(key_id)
+        except WrongState as exc:
+            if exc.state is not KeyState.ACTIVE:  # as an earlier try, or the server itself, made it
+                raise
         return key_id
 
-    key_id = with_key_server(cluster, create)
+    cluster, key_id = session.cluster, session.ask(create)
     key, created = Key.objects.update_or_create(
         cluster=cluster, key_id=key_id, defaults={"name": name, "state": Key.State.ACTIVE}
     )
@@ -250,11 +318,23 @@ def make_key(cluster: KmsCluster, vm: VirtualMachine, *, name: str, job: Job) ->
 
 
 @contextmanager
-def fetched_key(key: Key) -> Iterator[Secret]:
-    """The KEK itself, from the KMS, for the time of the block. It is kept nowhere."""
-    kek = with_key_server(key.cluster, lambda server: server.get_key(key.key_id))
-    Key.objects.filter(pk=key.pk).update(last_used_at=timezone.now())
+def fetched_key(key: Key, session: KeySession | None = None) -> Iterator[Secret]:
+    """The KEK itself, from the KMS, for the time of the block; over `session` where that is of the key's provider."""
+    if session is not None and session.cluster.pk == key.cluster_id:
+        yield session.fetch(key)
+        return
+    with KeySession(key.cluster) as own:
+        kek = own.fetch(key)
     yield kek
+
+
+def _note_use(key: Key) -> None:
+    job = jobs.running()
+    Key.objects.filter(pk=key.pk).update(
+        last_used_at=timezone.now(),
+        last_used_by=job.actor if job else SYSTEM.username,
+        last_used_for=f"{jobs.label(job)} of {job.target_name}"[:340] if job else "Check of locked VMs",
+    )
 
 
 def cluster_of(job: Job) -> KmsCluster:

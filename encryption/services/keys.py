@@ -12,7 +12,8 @@ from django.db import transaction
 from django.db.models import Prefetch, Q, QuerySet
 
 from encryption.engine.key_server import RevocationReason
-from encryption.models import Key, WrappedSecret
+from encryption.models import Key, VmSecurity, WrappedSecret
+from encryption.services import rotation
 from encryption.services.key_providers import MANAGE, cluster
 from inventory import jobs
 from inventory.authorize import VIEW, Actor, authorize
@@ -44,9 +45,11 @@ def key(key_id: UUID, *, actor: Actor) -> Key:
 
 
 def history(found: Key) -> list[Event]:
-    """The latest events about the key, and of its sending to hosts for the VMs it protects now: who used it when."""
+    """The latest events about the key, and of its sending to hosts for the VMs it protects now: who used it when.
+
+    Reads of the key alone (for a recrypt, a conversion) are told by the key's last use and by the tasks."""
     vms = {secret.virtual_machine_id for secret in found.wrapped_secrets.all()}
-    mine = Q(kind__startswith="key.", data__key_id=found.key_id)
+    mine = Q(data__key_id=found.key_id) | Q(data__old_key_id=found.key_id)
     sent = Q(kind="key.released", target_kind=TargetKind.VIRTUAL_MACHINE, target_id__in=vms)
     return list(Event.objects.filter(mine | sent).order_by("-id")[:HISTORY])
 
@@ -106,4 +109,5 @@ def _is_being_used(found: Key) -> bool:
 
 def _with_secrets(rows: QuerySet[Key]) -> QuerySet[Key]:
     secrets = WrappedSecret.objects.select_related("virtual_machine").defer("wrapped")
-    return rows.prefetch_related(Prefetch("wrapped_secrets", secrets))
+    users = rotation.with_policies(VmSecurity.objects.all())
+    return rows.prefetch_related(Prefetch("wrapped_secrets", secrets), Prefetch("virtual_machines", users))

@@ -5,7 +5,10 @@ KEK; then the VM's metadata says the same. A kill between the two leaves metadat
 the VM (the old KEK is not taken away); the resumed job writes it.
 """
 
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final, final
 from uuid import UUID
 
 from django.db import transaction
@@ -13,15 +16,15 @@ from django.db import transaction
 from encryption.engine import keywrap
 from encryption.models import Key, KmsCluster, Stage, VmSecurity, WrappedSecret
 from encryption.services import locks, vm_metadata
-from encryption.services.key_access import fetched_key, make_key, new_key_name
+from encryption.services.key_access import KeySession, fetched_key, new_key_name, session_key
 from encryption.services.release import open_secrets
 from inventory import events, jobs
 from inventory.authorize import Actor, authorize
-from inventory.errors import Conflict, NotFound, ServiceError
+from inventory.errors import Conflict, NotFound, ServiceError, Unavailable, Untrusted
 from inventory.jobs import Progress
 from inventory.models import LIVE_STATUSES, Job, Severity, VirtualMachine
 from inventory.services import connections, sync
-from inventory.services.connections import HypervisorError
+from inventory.services.connections import HostUnreachable, Hypervisor, HypervisorError
 from inventory.services.definitions import set_metadata
 from inventory.services.virtual_machines import vm_of
 
@@ -29,6 +32,8 @@ RECRYPT: Final = jobs.register(jobs.JobKind("encryption.recrypt_vm", "Recrypt VM
 RECRYPT_ALL: Final = jobs.register(jobs.JobKind("encryption.recrypt_vms", "Recrypt VMs", queue="crypto"))
 ACTION: Final = "encryption.recrypt_vm"
 MAX_VMS: Final = 10_000
+_BATCH: Final = 20
+_DONE: Final = "ok"
 
 
 @transaction.atomic
@@ -36,7 +41,7 @@ def recrypt_vm(*, vm_id: UUID, actor: Actor, kms_cluster_id: UUID | None = None)
     """A new KEK from the VM's own key provider, or from another one. Raises Conflict `not_encrypted`."""
     vm = vm_of(vm_id)
     authorize(actor, ACTION, vm)
-    _security(vm)
+    _keyed(vm)
     params = {"kms_cluster": str(_cluster(kms_cluster_id).pk)} if kms_cluster_id else {}
     return _requested(jobs.start(RECRYPT, target=vm, actor=actor, params=params), vm, actor)
 
@@ -59,55 +64,154 @@ def _requested(job: Job, target: VirtualMachine | KmsCluster, actor: Actor) -> J
     return job
 
 
+@dataclass(frozen=True, slots=True)
+class KeyedVm:
+    """An encrypted VM, what is wanted of it, and the KEK that wraps its data keys."""
+
+    vm: VirtualMachine
+    security: VmSecurity
+    key: Key
+
+
 def run_recrypt_vm(job: Job, progress: Progress) -> None:
     """Worker side of `recrypt_vm`."""
     vm = VirtualMachine.objects.select_related("host").filter(pk=job.target_id).first()
     if vm is None:
         raise NotFound("vm_not_found", f"{job.target_name} is no longer in the inventory")
-    chosen = job.params.get("kms_cluster")
+    keyed, chosen = _keyed(vm), job.params.get("kms_cluster")
     progress.step("creating a key at the key provider")
-    _recrypt(vm, _cluster(UUID(chosen)) if chosen else None, job)
+    with KeySession(_cluster(UUID(chosen)) if chosen else keyed.key.cluster) as session:
+        keyed = _with_new_key(keyed, session, job)
+    with connections.open_host(vm.host) as hypervisor:
+        _write_metadata(keyed, hypervisor)
+        sync.refresh_virtual_machine(vm, hypervisor)
 
 
 def run_recrypt_vms(job: Job, progress: Progress) -> None:
-    """Worker side of `recrypt_provider`: VM after VM; one that fails does not hold up the others."""
+    """Worker side of `recrypt_provider` and of the schedule (`rotation.py`), over one connection to the key provider
+    and one to each host in turn.
+
+    A VM that fails does not hold up the others, nor does a host. A key provider that is lost ends the job: each
+    further VM would only wait for it. After a kill, VMs that have their new key already are not given another one.
+    """
     cluster = _cluster(job.target_id)
-    done: dict[str, str] = dict(job.checkpoint.get("results", {}))
-    secured = VmSecurity.objects.filter(key__cluster=cluster).select_related("virtual_machine__host")
-    vms = [row.virtual_machine for row in secured.order_by("virtual_machine__name")]
-    waiting = [vm for vm in vms if str(vm.pk) not in done]
-    progress.step("recrypting", total=len(done) + len(waiting))
-    for vm in waiting:
-        progress.advance(len(done))
-        try:
-            _refuse_busy(vm)
-            _recrypt(vm, None, job)
-            done[str(vm.pk)] = "ok"
-        except (ServiceError, HypervisorError) as exc:
-            done[str(vm.pk)] = exc.code
-            events.record(
-                "key.recrypt_failed", f"{vm} keeps its key: {exc}", target=vm, actor=job.actor, job=job,
-                severity=Severity.ERROR, code=exc.code,
-            )  # fmt: skip
-        progress.checkpoint(results=done)
-    failed = sorted(code for code in done.values() if code != "ok")
+    due: dict[str, str] | None = job.params.get("due")
+    results: dict[str, str] = dict(job.checkpoint.get("results", {}))
+    found = [vm for vm in _vms_at(cluster) if due is None or str(vm.pk) in due]
+    waiting = [vm for vm in found if str(vm.pk) not in results]
+    progress.step("recrypting", total=len(results) + len(waiting))
+    with KeySession(cluster) as session:
+        bulk = _Bulk(job, progress, session, results, due or {})
+        for _, members in groupby(waiting, key=lambda vm: vm.host_id):
+            lost = bulk.recrypt(list(members))
+            progress.checkpoint(results=results)
+            if lost is not None:
+                raise lost
+    failed = [code for code in results.values() if code != _DONE]
     if failed:
         raise Conflict(
             "some_failed",
-            f"{len(failed)} of {len(done)} VMs keep their keys ({', '.join(sorted(set(failed)))})",
+            f"{len(failed)} of {len(results)} VMs keep their keys ({', '.join(sorted(set(failed)))})",
             hint="see the events of each",
         )
 
 
-def _recrypt(vm: VirtualMachine, cluster: KmsCluster | None, job: Job) -> None:
-    security = _security(vm)
-    old = security.key
-    assert old is not None  # noqa: S101  _security has seen it
-    name = new_key_name(vm, job.pk)
-    if old.name != name:
-        new = make_key(cluster or old.cluster, vm, name=name, job=job)
-        _rewrap(vm, security, new, job)
-    _write_metadata(vm)
+@final
+class _Bulk:
+    """One run of a job over many VMs. `results`: VM's id -> "ok" or the code of what failed."""
+
+    def __init__(
+        self, job: Job, progress: Progress, session: KeySession, results: dict[str, str], reasons: Mapping[str, str]
+    ) -> None:
+        self._job = job
+        self._progress = progress
+        self._session = session
+        self._results = results
+        self._reasons = reasons
+
+    def recrypt(self, members: Sequence[VirtualMachine]) -> ServiceError | None:
+        """VMs of one host. Returns what the key provider failed with, when it is lost for all."""
+        host = members[0].host
+        lost: ServiceError | None = None
+        try:
+            with connections.open_host(host) as hypervisor:
+                for first in range(0, len(members), _BATCH):
+                    # Only here the job can be cancelled: a batch that has new keys gets its metadata.
+                    self._progress.advance(len(self._results))
+                    lost = self._batch(members[first : first + _BATCH], hypervisor)
+                    self._progress.checkpoint(results=self._results)
+                    if lost is not None:
+                        break
+        except ServiceError as exc:  # no way to the host, or none any more
+            for vm in members:
+                if str(vm.pk) not in self._results:
+                    self._fail(vm, exc)
+        return lost
+
+    def _batch(self, members: Sequence[VirtualMachine], hypervisor: Hypervisor) -> ServiceError | None:
+        lost: ServiceError | None = None
+        renewed = []
+        for vm in members:
+            try:
+                _refuse_busy(vm)
+                reason = self._reasons.get(str(vm.pk), "")
+                renewed.append(_with_new_key(_keyed(vm), self._session, self._job, reason))
+            except (Unavailable, Untrusted) as exc:
+                lost = exc
+                break
+            except ServiceError as exc:
+                self._fail(vm, exc)
+        for keyed in renewed:
+            try:
+                _write_metadata(keyed, hypervisor)
+                self._results[str(keyed.vm.pk)] = _DONE
+            except HostUnreachable:
+                raise
+            except (ServiceError, HypervisorError) as exc:
+                self._fail(keyed.vm, exc)
+        if renewed:
+            sync.refresh_uuids(members[0].host, hypervisor, [keyed.vm.uuid for keyed in renewed])
+        return lost
+
+    def _fail(self, vm: VirtualMachine, error: ServiceError | HypervisorError) -> None:
+        self._results[str(vm.pk)] = error.code
+        has_new = VmSecurity.objects.filter(virtual_machine=vm, key__name=new_key_name(vm, self._job.pk)).exists()
+        told = "has its new key, but its definition on the host names the old one" if has_new else "keeps its key"
+        events.record(
+            "key.recrypt_failed", f"{vm} {told}: {error}", target=vm, actor=self._job.actor, job=self._job,
+            severity=Severity.ERROR, code=error.code,
+        )  # fmt: skip
+
+
+def _with_new_key(keyed: KeyedVm, session: KeySession, job: Job, reason: str = "") -> KeyedVm:
+    """The VM with its KEK of this job, which it may have from before a kill. Made and fetched over one connection."""
+    vm, name = keyed.vm, new_key_name(keyed.vm, job.pk)
+    if keyed.key.name == name:
+        return keyed
+    rows = list(vm.wrapped_secrets.select_related("key__cluster", "virtual_machine"))
+    if any(row.stage != Stage.IN_USE for row in rows):
+        raise Conflict(
+            "change_unfinished", f"an encryption change of {vm} is not finished", hint="apply it again first"
+        )
+    opened = open_secrets(rows, session)
+    locks.release(vm, actor=job.actor, job=job)
+    new = session_key(session, vm, name=name, job=job)
+    with fetched_key(new, session) as kek:
+        wrapped = {one.row.pk: keywrap.wrap(kek, one.data_key) for one in opened}
+    security = keyed.security
+    with transaction.atomic():
+        # All data keys in one transaction: never two KEKs for parts of one VM.
+        for row in rows:
+            row.wrapped, row.key = wrapped[row.pk], new
+        WrappedSecret.objects.bulk_update(rows, ["wrapped", "key"])
+        security.key = new
+        security.save(update_fields=["key", "changed_at"])
+        events.record(
+            "vm.recrypted", f"{vm} has the new key {new} instead of {keyed.key}" + (f": {reason}" if reason else ""),
+            target=vm, actor=job.actor, job=job,
+            key_id=new.key_id, old_key_id=keyed.key.key_id, secrets=len(rows), reason=reason,
+        )  # fmt: skip
+    return KeyedVm(vm, security, new)
 
 
 def _refuse_busy(vm: VirtualMachine) -> None:
@@ -118,46 +222,23 @@ def _refuse_busy(vm: VirtualMachine) -> None:
         raise Conflict("target_busy", f"{vm} is busy: {jobs.label(busy)}", hint="recrypt it by itself afterwards")
 
 
-def _rewrap(vm: VirtualMachine, security: VmSecurity, new: Key, job: Job) -> None:
-    """All of the VM's data keys under the new KEK, in one transaction: never two KEKs for parts of one VM."""
-    rows = list(vm.wrapped_secrets.select_related("key__cluster", "virtual_machine"))
-    if any(row.stage != Stage.IN_USE for row in rows):
-        raise Conflict(
-            "change_unfinished", f"an encryption change of {vm} is not finished", hint="apply it again first"
-        )
-    opened = open_secrets(rows)
-    locks.release(vm, actor=job.actor, job=job)
-    with fetched_key(new) as kek:
-        wrapped = {one.row.pk: keywrap.wrap(kek, one.data_key) for one in opened}
-    old = security.key
-    with transaction.atomic():
-        for row in rows:
-            row.wrapped, row.key = wrapped[row.pk], new
-        WrappedSecret.objects.bulk_update(rows, ["wrapped", "key"])
-        security.key = new
-        security.save(update_fields=["key", "changed_at"])
-        events.record(
-            "vm.recrypted", f"{vm} has the new key {new} instead of {old}", target=vm, actor=job.actor, job=job,
-            key_id=new.key_id, old_key_id=str(old), secrets=len(rows),
-        )  # fmt: skip
+def _write_metadata(keyed: KeyedVm, hypervisor: Hypervisor) -> None:
+    vm = keyed.vm
+    element = vm_metadata.element(vm, keyed.security.policy, keyed.key, vm.wrapped_secrets.select_related("key"))
+    hypervisor.redefine(vm.uuid, lambda xml: set_metadata(xml, vm_metadata.NAMESPACE, element))
 
 
-def _write_metadata(vm: VirtualMachine) -> None:
-    security = _security(vm)
-    key = security.key
-    assert key is not None  # noqa: S101  _security has seen it
-    rows = list(vm.wrapped_secrets.select_related("key"))
-    element = vm_metadata.element(vm, security.policy, key, rows)
-    with connections.open_host(vm.host) as hypervisor:
-        hypervisor.redefine(vm.uuid, lambda xml: set_metadata(xml, vm_metadata.NAMESPACE, element))
-        sync.refresh_virtual_machine(vm, hypervisor)
-
-
-def _security(vm: VirtualMachine) -> VmSecurity:
+def _keyed(vm: VirtualMachine) -> KeyedVm:
     found = VmSecurity.objects.select_related("key__cluster", "policy").filter(virtual_machine=vm).first()
     if found is None or found.key is None:
         raise Conflict("not_encrypted", f"{vm} is not encrypted", hint="encrypt it by its VM Options")
-    return found
+    return KeyedVm(vm, found, found.key)
+
+
+def _vms_at(cluster: KmsCluster) -> list[VirtualMachine]:
+    """All VMs whose KEK is this provider's, by host; VMs that share a KEK one after another."""
+    found = VirtualMachine.objects.filter(security__key__cluster=cluster).select_related("host")
+    return list(found.order_by("host_id", "security__key_id", "name"))
 
 
 def _cluster(cluster_id: UUID) -> KmsCluster:

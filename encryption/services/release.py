@@ -11,7 +11,7 @@ from encryption.engine import keywrap
 from encryption.engine.secret import Secret
 from encryption.models import Purpose, Stage, VmSecurity, WrappedSecret
 from encryption.services import locks
-from encryption.services.key_access import fetched_key
+from encryption.services.key_access import KeySession, fetched_key
 from encryption.services.locks import Failure
 from encryption.services.parts import opens
 from inventory import events
@@ -33,16 +33,21 @@ class OpenedSecret:
         return Secret(self.data_key.passphrase_text())
 
 
-def open_secrets(rows: Iterable[WrappedSecret]) -> list[OpenedSecret]:
+def open_secrets(rows: Iterable[WrappedSecret], session: KeySession | None = None) -> list[OpenedSecret]:
     """Unwraps under the KEKs of the KMS; each KEK is fetched once. Raises the first failure of `try_secrets`."""
-    opened, failures = try_secrets(rows)
+    opened, failures = try_secrets(rows, session)
     if failures:
         raise failures[0].error
     return opened
 
 
-def try_secrets(rows: Iterable[WrappedSecret]) -> tuple[list[OpenedSecret], list[Failure]]:
-    """What opens, and of each other secret why it does not. A key provider that does not answer is asked once."""
+def try_secrets(
+    rows: Iterable[WrappedSecret], session: KeySession | None = None
+) -> tuple[list[OpenedSecret], list[Failure]]:
+    """What opens, and of each other secret why it does not. A key provider that does not answer is asked once.
+
+    `session`: a connection to use for keys of its provider.
+    """
     opened: list[OpenedSecret] = []
     failures: list[Failure] = []
     lost: dict[UUID, ServiceError] = {}
@@ -53,7 +58,7 @@ def try_secrets(rows: Iterable[WrappedSecret]) -> tuple[list[OpenedSecret], list
         error = lost.get(key.cluster_id)
         if error is None:
             try:
-                with fetched_key(key) as kek:
+                with fetched_key(key, session) as kek:
                     _unwrap(kek, members, opened, failures)
             except ServiceError as exc:
                 error = exc

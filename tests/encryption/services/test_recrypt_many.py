@@ -1,0 +1,225 @@
+"""One job for many VMs: one connection to each host and to the key server, results of each, and what ends it early."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from django.contrib.auth.models import User
+from django.utils import timezone
+
+from encryption.engine import keywrap
+from encryption.engine.key_server import KmsUnreachable, ServerAddress
+from encryption.engine.metadata import from_xml
+from encryption.engine.secret import Secret
+from encryption.models import Key, KmsCluster, VmSecurity
+from encryption.services import recrypt, vm_metadata
+from encryption.services.key_access import KeySession
+from encryption.services.release import open_secrets
+from inventory import jobs
+from inventory.engine.hypervisor import HostUnreachable
+from inventory.models import Cluster, Event, Host, Job, JobStatus, VirtualMachine
+from inventory.services import definitions
+from tests.encryption.file_host import FileHost, MemoryKeyServer
+from tests.encryption.many_vms import any_job, encrypted_vm
+from tests.fakes import FakeSite
+
+pytestmark = pytest.mark.django_db
+
+
+@dataclass
+class Fleet:
+    """VMs on two hosts, `a-0` ... and `b-0` ..."""
+
+    provider: KmsCluster
+    hosts: dict[str, FileHost]
+    vms: dict[str, VirtualMachine]
+
+    def keys(self) -> dict[str, str]:
+        rows = VmSecurity.objects.select_related("key", "virtual_machine")
+        return {row.virtual_machine.name: str(row.key) for row in rows}
+
+    def carried(self, name: str) -> str:
+        vm = self.vms[name]
+        found = definitions.metadata(self.hosts[name[0]].definition(vm.uuid), vm_metadata.NAMESPACE)
+        assert found is not None
+        return from_xml(found).kek_id
+
+
+MakeFleet = Callable[[int, int], Fleet]
+
+
+@pytest.fixture
+def make_fleet(cluster: Cluster, site: FakeSite, keys: MemoryKeyServer) -> MakeFleet:
+    def make(on_a: int, on_b: int) -> Fleet:
+        provider = KmsCluster.objects.get()
+        job, hosts, vms = any_job(provider), {}, {}
+        with KeySession(provider) as session:
+            for letter, count in (("a", on_a), ("b", on_b)):
+                uri = f"qemu+tls://{letter}/system"
+                host = Host.objects.create(
+                    cluster=cluster, name=letter, uri=uri, state=Host.State.CONNECTED, last_seen_at=timezone.now()
+                )
+                hosts[letter] = FileHost()
+                site.add(uri, hosts[letter])
+                for number in range(count):
+                    name = f"{letter}-{number:02}"
+                    vms[name] = encrypted_vm(host, hosts[letter], session, job, name)
+        return Fleet(provider, hosts, vms)
+
+    return make
+
+
+def run(job: Job) -> Job:
+    jobs.run(str(job.pk), recrypt.run_recrypt_vms)
+    job.refresh_from_db()
+    return job
+
+
+def ask(fleet: Fleet, actor: User) -> Job:
+    return recrypt.recrypt_provider(cluster_id=fleet.provider.pk, actor=actor)
+
+
+def test_each_host_is_opened_once_and_every_vm_has_a_key_of_its_own(
+    make_fleet: MakeFleet, alice: User, site: FakeSite
+) -> None:
+    fleet = make_fleet(45, 3)
+    before = fleet.keys()
+    job = run(ask(fleet, alice))
+    assert job.status == JobStatus.SUCCEEDED, job.message
+    after = fleet.keys()
+    assert len(set(after.values())) == 48 and not set(after.values()) & set(before.values())
+    assert {name: fleet.carried(name) for name in after} == after
+    assert sorted(site.opened) == ["qemu+tls://a/system", "qemu+tls://b/system"]
+    assert set(job.checkpoint["results"].values()) == {"ok"} and len(job.checkpoint["results"]) == 48
+    for vm in fleet.vms.values():
+        assert len(open_secrets(vm.wrapped_secrets.select_related("key__cluster", "virtual_machine"))) == 2
+
+
+def test_one_key_that_many_share_is_fetched_once_and_none_is_searched_for(
+    make_fleet: MakeFleet, alice: User, keys: MemoryKeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = make_fleet(3, 0)
+    shared = Key.objects.all()[0]
+    with KeySession(fleet.provider) as session:
+        kek = session.fetch(shared)
+        for vm in fleet.vms.values():
+            for one in open_secrets(vm.wrapped_secrets.select_related("key__cluster", "virtual_machine")):
+                one.row.wrapped, one.row.key = keywrap.wrap(kek, one.data_key), shared
+                one.row.save()
+    VmSecurity.objects.update(key=shared)
+    asked: list[str] = []
+    get_key = keys.get_key
+
+    def counted(key_id: str) -> Secret:
+        asked.append(key_id)
+        return get_key(key_id)
+
+    monkeypatch.setattr(keys, "get_key", counted)
+    monkeypatch.setattr(keys, "locate", lambda **_: pytest.fail("searched for"))
+    assert run(ask(fleet, alice)).status == JobStatus.SUCCEEDED
+    assert len(set(fleet.keys().values())) == 3
+    assert asked.count(shared.key_id) == 1 and len(asked) == 4
+
+
+def test_a_host_that_is_away_holds_up_no_other(make_fleet: MakeFleet, alice: User) -> None:
+    fleet = make_fleet(2, 2)
+    before = fleet.keys()
+    fleet.hosts["a"].is_reachable = False
+    job = run(ask(fleet, alice))
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "some_failed")
+    assert "2 of 4 VMs keep their keys (connection_refused)" in job.message
+    after = fleet.keys()
+    assert {name for name in after if after[name] != before[name]} == {"b-00", "b-01"}
+    told = Event.objects.filter(kind="key.recrypt_failed")
+    assert {event.target_name for event in told} == {"a-00", "a-01"}
+    assert all("keeps its key" in event.message for event in told)
+
+
+def test_a_host_that_is_lost_on_the_way_is_told_of_each(
+    make_fleet: MakeFleet, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = make_fleet(2, 1)
+
+    def lost(*_: object) -> None:
+        raise HostUnreachable("host_lost", "the connection broke")
+
+    monkeypatch.setattr(fleet.hosts["a"], "redefine", lost)
+    job = run(ask(fleet, alice))
+    assert job.error_code == "some_failed" and "(host_lost)" in job.message
+    told = Event.objects.filter(kind="key.recrypt_failed")
+    assert all("has its new key, but its definition on the host names the old one" in event.message for event in told)
+    assert fleet.carried("b-00") == fleet.keys()["b-00"]
+    for vm in fleet.vms.values():  # whatever the definition says, the rows open
+        assert open_secrets(vm.wrapped_secrets.select_related("key__cluster", "virtual_machine"))
+
+
+def test_a_key_provider_that_is_lost_ends_it_and_the_next_job_does_the_rest(
+    make_fleet: MakeFleet, alice: User, keys: MemoryKeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = make_fleet(3, 2)
+    before = fleet.keys()
+    created: list[str] = []
+    create = keys.create_key
+
+    def until_lost(*, name: str, labels: object = None) -> str:
+        if len(created) == 2:
+            raise KmsUnreachable(ServerAddress("memory"), "no answer in time")
+        created.append(name)
+        return create(name=name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keys, "create_key", until_lost)
+        job = run(ask(fleet, alice))
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "kms_unreachable")
+    after = fleet.keys()
+    changed = {name for name in after if after[name] != before[name]}
+    assert len(changed) == 2 and all(fleet.carried(name) == after[name] for name in changed)
+    assert sorted(job.checkpoint["results"].values()) == ["ok", "ok"]
+    assert not Event.objects.filter(kind="key.recrypt_failed").exists()
+    assert run(ask(fleet, alice)).status == JobStatus.SUCCEEDED
+
+
+def test_killed_on_the_way_no_vm_gets_two_keys(
+    make_fleet: MakeFleet, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    fleet = make_fleet(25, 0)
+    job = ask(fleet, alice)
+    redefine, count = fleet.hosts["a"].redefine, 0
+
+    def killing(uuid: object, edit: object) -> None:
+        nonlocal count
+        count += 1
+        if count == 22:
+            raise Killed
+        redefine(uuid, edit)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fleet.hosts["a"], "redefine", killing)
+        with pytest.raises(Killed):
+            jobs.run(str(job.pk), recrypt.run_recrypt_vms)
+    half, made = fleet.keys(), Key.objects.count()
+    assert made == 50
+    Job.objects.filter(pk=job.pk).update(status=JobStatus.PENDING, claim=None)
+    assert run(job).status == JobStatus.SUCCEEDED
+    assert (fleet.keys(), Key.objects.count()) == (half, made)
+    assert {name: fleet.carried(name) for name in half} == half
+
+
+def test_a_vm_that_is_busy_or_decrypted_meanwhile_keeps_out_of_it(make_fleet: MakeFleet, alice: User) -> None:
+    fleet = make_fleet(3, 0)
+    job = ask(fleet, alice)
+    other = recrypt.recrypt_vm(vm_id=fleet.vms["a-00"].pk, actor=alice)
+    run(job)
+    assert (job.error_code, "1 of 3 VMs keep their keys (target_busy)" in job.message) == ("some_failed", True)
+    assert Job.objects.get(pk=other.pk).status == JobStatus.PENDING
+
+
+def test_who_used_a_key_and_what_for_is_noted(make_fleet: MakeFleet, alice: User) -> None:
+    fleet = make_fleet(1, 0)
+    run(ask(fleet, alice))
+    key = Key.objects.get(key_id=fleet.keys()["a-00"])
+    assert (key.last_used_by, key.last_used_for) == ("alice", "Recrypt VMs of KMS")
+    assert key.last_used_at is not None
