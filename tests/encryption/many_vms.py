@@ -1,4 +1,4 @@
-"""Encrypted VMs in numbers: rows and a definition each, with no files behind them. For what asks only for their keys."""
+"""Encrypted VMs in numbers: rows and a definition each, no files behind them. For what asks only for their keys."""
 
 from uuid import uuid4
 
