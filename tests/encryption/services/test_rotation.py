@@ -62,7 +62,7 @@ def test_the_strictest_policy_of_home_and_disks_counts(world: World) -> None:
     limit(world, 90)
     strict = StoragePolicy.objects.create(name="Monthly", max_key_age_days=30)
     plain = StoragePolicy.objects.create(name="Plain", max_key_age_days=1, encrypts=False)
-    DiskPolicy.objects.create(virtual_machine=world.vm, target="vda", policy=strict)
+    DiskPolicy.objects.update_or_create(virtual_machine=world.vm, target="vda", defaults={"policy": strict})
     DiskPolicy.objects.create(virtual_machine=world.vm, target="vdb", policy=plain)
     assert rotation.start_due(after(29)) == []
     (job,) = rotation.start_due(after(31))
@@ -72,7 +72,7 @@ def test_the_strictest_policy_of_home_and_disks_counts(world: World) -> None:
 
 def test_a_policy_of_a_disk_alone_counts_too(world: World) -> None:
     strict = StoragePolicy.objects.create(name="Monthly", max_key_age_days=30)
-    DiskPolicy.objects.create(virtual_machine=world.vm, target="vda", policy=strict)
+    DiskPolicy.objects.update_or_create(virtual_machine=world.vm, target="vda", defaults={"policy": strict})
     assert len(rotation.start_due(after(31))) == 1
 
 
