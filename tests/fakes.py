@@ -1,5 +1,6 @@
 """A host in memory that implements the `Hypervisor` port, for what libvirt's test driver cannot do."""
 
+import hashlib
 from collections.abc import Callable, Container, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,8 +12,10 @@ from inventory.engine.hypervisor import (
     DatastoreFacts,
     DiskFacts,
     DomainMissing,
+    FileFacts,
     HostChange,
     HostFacts,
+    HostImage,
     HostUnreachable,
     HypervisorError,
     LuksTarget,
@@ -177,6 +180,19 @@ class FakeHypervisor:
     def create_file(self, path: str, *, size: int, head: bytes = b"") -> None:
         self._ask("create_file")
         self.files[path] = head.ljust(size, b"\0")
+
+    def overwrite_file(self, path: str, content: bytes) -> None:
+        self._ask("overwrite_file")
+        self.files[path] = content + self.files[path][len(content) :]
+
+    def file_facts(self, path: str) -> FileFacts | None:
+        self._ask("file_facts")
+        data = self.files.get(path)
+        return None if data is None else FileFacts(len(data), hashlib.sha256(data).hexdigest(), is_regular=True)
+
+    def copy_image(self, source: HostImage, target: HostImage, *, size: int, advance: Callable[[int], None]) -> None:
+        self._ask("copy_image")
+        raise OperationRefused("not_supported", "this fake copies nothing")
 
     def delete_file(self, path: str, *, wipe: bool) -> None:
         self._ask("delete_file")

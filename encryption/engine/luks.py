@@ -54,6 +54,7 @@ __all__ = [
     "change_passphrase",
     "create",
     "parse",
+    "reseal",
     "unlock",
 ]
 
@@ -163,6 +164,28 @@ def change_passphrase(prefix: bytes, old: Secret, new: Secret, *, iterations: in
         _put_material(image, keyslots[number], bytes(MATERIAL_BYTES))
         keyslots[number] = Keyslot(False, 0, bytes(SALT_BYTES), keyslots[number].material_sector)
     return PassphraseChange(both=both, new_only=_with_keyslots(image, header, keyslots))
+
+
+def reseal(prefix: bytes, passphrase: Secret, *, iterations: int = MIN_ITERATIONS) -> bytes:
+    """A header as `create` makes it, for a volume that somebody else formatted: same volume key and UUID, one keyslot.
+
+    QEMU calibrates key derivation to seconds; this takes them away from every start of the VM. NOT checked: where the
+    volume key came from; the host that formatted the volume drew it.
+    Raises NotLuks, BadHeader (also where the payload is not where `create` puts it), KeyslotLocked, WeakPassphrase.
+    """
+    _check_passphrase(passphrase, iterations)
+    header = _parse_whole(prefix)
+    if header.payload_offset != PREFIX_BYTES:
+        raise BadHeader(f"luks payload starts at byte {header.payload_offset}, not at {PREFIX_BYTES}")
+    return _create_from_parts(
+        passphrase,
+        iterations=iterations,
+        volume_key=unlock(prefix, passphrase),
+        uuid=header.uuid,
+        digest_salt=drbg.draw(SALT_BYTES),
+        keyslot_salt=drbg.draw(SALT_BYTES),
+        stripes=drbg.draw(VOLUME_KEY_BYTES * (STRIPES - 1)),
+    ).header_bytes
 
 
 def _create_from_parts(

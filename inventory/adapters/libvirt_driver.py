@@ -10,15 +10,24 @@ from uuid import UUID
 import libvirt
 from lxml import etree
 
-from inventory.adapters import libvirt_aside, libvirt_connections, libvirt_errors, libvirt_events, libvirt_files
+from inventory.adapters import (
+    libvirt_aside,
+    libvirt_connections,
+    libvirt_copies,
+    libvirt_errors,
+    libvirt_events,
+    libvirt_files,
+)
 from inventory.adapters.libvirt_aside import Aside
 from inventory.engine import console_text, domain_edit, domain_xml
 from inventory.engine.hypervisor import (
     CopyProgress,
     DatastoreFacts,
     DiskFacts,
+    FileFacts,
     HostChange,
     HostFacts,
+    HostImage,
     LuksTarget,
     OperationRefused,
     Power,
@@ -323,6 +332,18 @@ class LibvirtHost:
     def create_file(self, path: str, *, size: int, head: bytes = b"") -> None:
         with self._asking(path):
             libvirt_files.create(self._connection, path, size=size, head=head)
+
+    def overwrite_file(self, path: str, content: bytes) -> None:
+        with self._asking(path):
+            libvirt_files.overwrite(self._connection, path, content)
+
+    def file_facts(self, path: str) -> FileFacts | None:
+        with self._asking(path):
+            return libvirt_files.facts(self._connection, path)
+
+    def copy_image(self, source: HostImage, target: HostImage, *, size: int, advance: Callable[[int], None]) -> None:
+        with self._asking(target.path):
+            libvirt_copies.copy(self._uri, source, target, size=size, advance=advance)
 
     def delete_file(self, path: str, *, wipe: bool) -> None:
         with self._asking(path):

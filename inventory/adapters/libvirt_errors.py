@@ -18,6 +18,8 @@ from inventory.engine.hypervisor import (
 
 MAX_TEXT: Final = 300
 
+_CHILD: Final = "internal error: Child process ("
+_EXITED: Final = ") unexpected exit status 1: "
 _WRONG_KEY: Final = "Invalid password, cannot unlock any keyslot"
 _WRONG_TPM_KEY: Final = "CMD_INIT: 0x101"
 
@@ -73,7 +75,10 @@ _MISSING: Final = frozenset(
 def text_of(error: libvirt.libvirtError) -> str:
     """The first line of what libvirt says, shortened."""
     lines = (error.get_error_message() or "no reason given").strip().splitlines()
-    return lines[0][:MAX_TEXT] if lines else "no reason given"
+    line = lines[0] if lines else "no reason given"
+    # "Child process (a whole qemu-img command line) unexpected exit status 1: what it said"
+    said = line.rpartition(_EXITED)[2] if line.startswith(_CHILD) else line
+    return said[:MAX_TEXT]
 
 
 def connecting(error: libvirt.libvirtError, label: str) -> HypervisorError:

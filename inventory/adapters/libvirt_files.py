@@ -4,6 +4,7 @@ libvirt reads and writes files as volumes of a pool. Where no pool covers a file
 the moment of the call; its name begins with POOL_PREFIX, so that it is never taken for a datastore.
 """
 
+import errno
 import posixpath
 import secrets
 from collections.abc import Iterable, Iterator
@@ -13,9 +14,10 @@ from typing import Final
 import libvirt
 from lxml import etree
 
-from inventory.engine.hypervisor import OperationRefused
+from inventory.engine.hypervisor import FileFacts, OperationRefused
 
 POOL_PREFIX: Final = "bartizan-"
+_MAX_POOLS: Final = 32
 _CHUNK: Final = 256 * 1024
 PIECE: Final = 4 * 2**20
 _CONFLICTS: Final = frozenset({libvirt.VIR_ERR_OPERATION_FAILED, libvirt.VIR_ERR_NO_STORAGE_POOL})
@@ -25,8 +27,7 @@ def read(connection: libvirt.virConnect, path: str, *, offset: int, length: int)
     """Up to `length` bytes from `offset`; a negative offset counts from the end. May raise libvirtError."""
     with _pool(connection, path) as pool:
         volume = _volume(pool, path)
-        # info() looks at the file now; the number of the last refresh would hide what was written since.
-        size = volume.info()[1]
+        size = _physical(volume)
         begin = max(0, size + offset) if offset < 0 else offset
         length = min(length, size - begin)
         if length <= 0:
@@ -51,19 +52,53 @@ def create(connection: libvirt.virConnect, path: str, *, size: int, head: bytes)
         volume = pool.createXML(_volume_xml(path, size), 0)
         if not head:
             return
-        stream = connection.newStream(0)
         try:
-            volume.upload(stream, 0, len(head), 0)
-            sent = 0
-            while sent < len(head):
-                sent += stream.send(head[sent : sent + _CHUNK])
-            stream.finish()
+            _send(connection, volume, head)
         except libvirt.libvirtError:
-            with suppress(libvirt.libvirtError):
-                stream.abort()
             with suppress(libvirt.libvirtError):
                 volume.delete(0)
             raise
+
+
+def overwrite(connection: libvirt.virConnect, path: str, content: bytes) -> None:
+    """May raise libvirtError. NOT done: a sync; libvirt offers none."""
+    with _pool(connection, path) as pool:
+        _send(connection, _volume(pool, path), content)
+
+
+def facts(connection: libvirt.virConnect, path: str) -> FileFacts | None:
+    """None where there is no such file or folder. May raise libvirtError.
+
+    A link counts as what it points to: libvirt follows it. What is neither file, device nor folder is not there.
+    """
+    try:
+        with _pool(connection, path) as pool:
+            volume = _volume(pool, path)
+            kind = volume.info()[0]
+            size = _physical(volume)
+            root = etree.fromstring(volume.XMLDesc(0).encode(), etree.XMLParser(resolve_entities=False))
+    except libvirt.libvirtError as exc:
+        code = exc.get_error_code()
+        no_folder = code == libvirt.VIR_ERR_SYSTEM_ERROR and exc.get_int1() == errno.ENOENT
+        if no_folder or code == libvirt.VIR_ERR_NO_STORAGE_VOL:
+            return None
+        raise
+    written = root.findtext("target/timestamps/mtime") or ""
+    return FileFacts(size=size, state=f"{size}.{written}", is_regular=kind == libvirt.VIR_STORAGE_VOL_FILE)
+
+
+def _send(connection: libvirt.virConnect, volume: libvirt.virStorageVol, content: bytes) -> None:
+    stream = connection.newStream(0)
+    try:
+        volume.upload(stream, 0, len(content), 0)
+        sent = 0
+        while sent < len(content):
+            sent += stream.send(content[sent : sent + _CHUNK])
+        stream.finish()
+    except libvirt.libvirtError:
+        with suppress(libvirt.libvirtError):
+            stream.abort()
+        raise
 
 
 def delete(connection: libvirt.virConnect, path: str, *, wipe: bool) -> None:
@@ -201,9 +236,9 @@ def _volume_xml(path: str, size: int) -> str:
     return etree.tostring(root, encoding="unicode")
 
 
-def _pool_xml(folder: str) -> str:
+def _pool_xml(folder: str, name: str = "") -> str:
     root = etree.Element("pool", {"type": "dir"})
-    etree.SubElement(root, "name").text = POOL_PREFIX + secrets.token_hex(6)
+    etree.SubElement(root, "name").text = name or POOL_PREFIX + secrets.token_hex(6)
     etree.SubElement(etree.SubElement(root, "target"), "path").text = folder
     return etree.tostring(root, encoding="unicode")
 
@@ -250,3 +285,24 @@ def _find_or_make(connection: libvirt.virConnect, folder: str) -> tuple[libvirt.
         except libvirt.libvirtError as exc:
             if not tries or exc.get_error_code() not in _CONFLICTS:
                 raise
+
+
+@contextmanager
+def own_pool(connection: libvirt.virConnect, folder: str, name: str) -> Iterator[libvirt.virStoragePool]:
+    """A pool that nobody else uses, whatever pools the folder has; ended afterwards. May raise libvirtError.
+
+    libvirt refuses a second pool on a folder, but compares the texts of the paths only: /a and /a/. are two.
+    """
+    pool, depth = None, 0
+    while pool is None:
+        depth += 1
+        try:
+            pool = connection.storagePoolCreateXML(_pool_xml(folder + "/." * depth, name), 0)
+        except libvirt.libvirtError as exc:
+            if exc.get_error_code() not in _CONFLICTS or depth == _MAX_POOLS:
+                raise
+    try:
+        yield pool
+    finally:
+        with suppress(libvirt.libvirtError):
+            pool.destroy()

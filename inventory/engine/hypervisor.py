@@ -6,7 +6,7 @@ UUIDs are `uuid.UUID`, texts are as libvirt reports them.
 
 from collections.abc import Callable, Container, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 from uuid import UUID
@@ -149,6 +149,33 @@ class LuksTarget:
     secret_uuid: UUID | None
 
 
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """A file on a host. `size` counts its bytes, whatever disk is in it; `state` changes when it is written to (as far
+    as its times tell)."""
+
+    size: int
+    state: str
+    is_regular: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ImageKey:
+    """What opens a LUKS image: the passphrase, and the UUID that its ephemeral secret has on the host meanwhile."""
+
+    secret_uuid: UUID
+    passphrase: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class HostImage:
+    """One side of a copy that the host makes. With a `key` it is a raw LUKS image, whatever `format` says."""
+
+    path: str
+    format: str
+    key: ImageKey | None = None
+
+
 class Change(StrEnum):
     """What an event of the host is about. IDLE: nothing happened for a while; lets the reader look at its clock."""
 
@@ -247,10 +274,30 @@ class Hypervisor(Protocol):
         """A new sparse file of `size` bytes on the host that begins with `head`. Refused where it exists already."""
         ...
 
+    def overwrite_file(self, path: str, content: bytes) -> None:
+        """Writes over the first bytes of a file that is there; its size stays."""
+        ...
+
+    def file_facts(self, path: str) -> FileFacts | None:
+        """None where there is no such file, or no such folder."""
+        ...
+
+    def copy_image(self, source: HostImage, target: HostImage, *, size: int, advance: Callable[[int], None]) -> None:
+        """The host itself makes `target`, a new file, from `source`: a disk of `size` bytes, a multiple of 1,024.
+
+        `advance` hears how many bytes are there. It may raise, which ends the waiting, NOT the host's work: libvirt
+        knows no way to break it off. A caller who gives up deletes the file, and the host works on into nothing. The
+        next copy to the same path is refused (code copy_still_running) until that has ended. Nothing can be resumed.
+
+        The header of a LUKS target is QEMU's, with a costly key derivation: see `luks.reseal`.
+        """
+        ...
+
     def delete_file(self, path: str, *, wipe: bool) -> None:
         """Deletes a file on the host, overwritten with zeros before if `wipe`; none there is no error.
 
-        Overwriting proves nothing on copy-on-write file systems and SSDs.
+        Overwriting proves nothing on copy-on-write file systems and SSDs. libvirt only cuts off a file with holes in
+        it, and leaves its blocks to the file system as they are.
         """
         ...
 

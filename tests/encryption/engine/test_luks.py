@@ -257,3 +257,28 @@ def test_splitter_round_trip_and_loss(key: bytes, n_stripes: int) -> None:
 def test_splitter_takes_whole_stripes(length: int) -> None:
     with pytest.raises(ValueError, match="whole stripes"):
         antiforensic.merge(bytes(length), 64, luks.parse(PREFIX).hash_algorithm)
+
+
+def test_a_dear_header_is_made_cheap_and_keeps_volume_key_and_uuid() -> None:
+    dear = luks.create(PASSPHRASE, iterations=30_000)
+    cheap = luks.reseal(dear.header_bytes, PASSPHRASE)
+    header = luks.parse(cheap)
+    assert len(cheap) == luks.PREFIX_BYTES
+    assert luks.unlock(cheap, PASSPHRASE) == dear.volume_key
+    assert header.uuid == luks.parse(dear.header_bytes).uuid
+    assert (header.digest_iterations, header.keyslots[0].iterations) == (1000, 1000)
+    assert [slot.active for slot in header.keyslots] == [True] + [False] * 7
+
+
+def test_what_cannot_be_resealed() -> None:
+    with pytest.raises(KeyslotLocked):
+        luks.reseal(PREFIX, OTHER_PASSPHRASE)
+    with pytest.raises(NotLuks):
+        luks.reseal(bytes(4096), PASSPHRASE)
+    with pytest.raises(BadHeader):
+        luks.reseal(PREFIX[:-1], PASSPHRASE)
+    moved = patched(104, number(4048)) + bytes(4096)
+    with pytest.raises(BadHeader, match="payload starts at byte"):
+        luks.reseal(moved, PASSPHRASE)
+    with pytest.raises(WeakPassphrase):
+        luks.reseal(PREFIX, Secret(b"short"))
