@@ -157,6 +157,10 @@ class ClientKeyForm(CertificateForm):
     )
 
 
+class AdoptKeyForm(ClarityForm):
+    wanted = forms.CharField(label="Key ID or name", max_length=255, help_text="as the KMS shows it")
+
+
 REASON_LABELS: Final = {
     "cessation_of_operation": "No longer needed",
     "superseded": "Replaced by another key",

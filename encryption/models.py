@@ -141,6 +141,9 @@ class Key(models.Model):
     last_used_at = models.DateTimeField(null=True, blank=True, help_text="when a worker last fetched it")
     last_used_by = models.CharField(max_length=150, blank=True, help_text="for whom")
     last_used_for = models.CharField(max_length=340, blank=True, help_text="the job, with its target")
+    is_foreign = models.BooleanField(
+        default=False, help_text="made by somebody else and added here: it may protect what this console does not know"
+    )
 
     class Meta:
         ordering = ["-created_at"]

@@ -56,6 +56,11 @@ def refresh_keys(job_id: str) -> None:
     jobs.run(job_id, key_lifecycle.refresh_keys)
 
 
+@shared_task(name="encryption.adopt_key")
+def adopt_key(job_id: str) -> None:
+    jobs.run(job_id, key_lifecycle.adopt_key)
+
+
 @shared_task(name="encryption.revoke_key")
 def revoke_key(job_id: str) -> None:
     jobs.run(job_id, key_lifecycle.revoke_key)

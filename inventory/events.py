@@ -63,6 +63,20 @@ def record(
     )
 
 
+def record_once(
+    kind: str,
+    message: str,
+    *,
+    target: Model,
+    job: Job,
+    severity: Severity = Severity.INFO,
+    **data: str | int | bool | list[str] | None,
+) -> None:
+    """The one event of this kind that a job writes, for its actor, however often its work is run again after a kill."""
+    if not Event.objects.filter(job=job, kind=kind).exists():
+        record(kind, message, target=target, actor=job.actor, severity=severity, job=job, **data)
+
+
 def record_about(
     target_kind: str,
     target_id: UUID | None,

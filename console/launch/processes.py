@@ -21,7 +21,7 @@ TUNING = (
     "BARTIZAN_LOG_LEVEL",
     "BARTIZAN_TRUSTED_ORIGINS",
 )
-QUEUES = {"control": 2, "attestation": 1, "crypto": 1}  # queue -> tasks at a time
+QUEUES = {"control": 2, "attestation": 2, "crypto": 1}  # queue -> tasks at a time
 
 
 @dataclass(frozen=True, slots=True)

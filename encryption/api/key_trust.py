@@ -48,6 +48,13 @@ def accept_server_certificate(request: HttpRequest, server_id: UUID, wanted: Acc
     return KeyProviderOut.of(accepted)
 
 
+@router.delete("/key-providers/{uuid:provider_id}/trusted-certificates/{fingerprint}", response=KeyProviderOut)
+def distrust_certificate(request: HttpRequest, provider_id: UUID, fingerprint: str) -> KeyProviderOut:
+    """One certificate, by its SHA-256, is trusted no longer. Refused for the last one while VMs have keys there."""
+    left = key_trust.distrust_certificate(cluster_id=provider_id, fingerprint=fingerprint, actor=actor_of(request))
+    return KeyProviderOut.of(left)
+
+
 @router.post("/key-providers/{uuid:provider_id}/make-client-certificate", response={202: JobOut})
 def make_client_certificate(request: HttpRequest, provider_id: UUID, wanted: MethodIn) -> JobOut:
     """A worker makes a key and a certificate. It waits to be put into use where another one is in use."""

@@ -6,7 +6,7 @@ from uuid import UUID
 from django.http import HttpRequest
 from ninja import Query, Router
 
-from encryption.api.schemas import DestroyIn, KeyOut, KeyPage, RevokeIn
+from encryption.api.schemas import AdoptKeyIn, DestroyIn, KeyOut, KeyPage, RevokeIn
 from encryption.services import keys
 from inventory.api.frame import PageQuery, actor_of, page_of
 from inventory.api.schemas import JobOut
@@ -25,6 +25,12 @@ def list_keys(request: HttpRequest, provider_id: UUID, page: Query[PageQuery]) -
 def refresh_keys(request: HttpRequest, provider_id: UUID) -> JobOut:
     """A worker asks for the state of every key, and counts keys there that this console does not know."""
     return JobOut.of(keys.request_refresh(cluster_id=provider_id, actor=actor_of(request)))
+
+
+@router.post("/key-providers/{uuid:provider_id}/keys/adopt", response={202: JobOut})
+def adopt_key(request: HttpRequest, provider_id: UUID, wanted: AdoptKeyIn) -> JobOut:
+    """A worker looks for a key that is there and not in the list, and adds it. Nothing there is changed."""
+    return JobOut.of(keys.adopt(cluster_id=provider_id, wanted=wanted.key, actor=actor_of(request)))
 
 
 @router.get("/keys/{uuid:key_id}", response=KeyOut)

@@ -128,6 +128,7 @@ class KeyOut(Schema):
 
     `checked_at`: when its state was last read there. `last_used_at`: when a worker last fetched it, `last_used_by`
     whom, `last_used_for` which job with its target. `due_at`: when a storage policy has it replaced; null: none does.
+    `is_foreign`: made by somebody else and added here.
     """
 
     id: UUID
@@ -141,6 +142,7 @@ class KeyOut(Schema):
     last_used_by: str
     last_used_for: str
     due_at: datetime | None
+    is_foreign: bool
     virtual_machines: list[Ref]
 
     @classmethod
@@ -301,6 +303,12 @@ class RevokeIn(Input):
     """`reason` is one of KMIP: unspecified, key_compromise, superseded, cessation_of_operation."""
 
     reason: Annotated[str, Field(max_length=40)]
+
+
+class AdoptKeyIn(Input):
+    """`key`: its identifier at the key provider, or its name there."""
+
+    key: Annotated[str, Field(max_length=255)]
 
 
 class DestroyIn(Input):

@@ -96,15 +96,15 @@ def _finish(change: Change) -> None:
     with transaction.atomic():
         record_disk_policies(vm, change.wish)
         if policy.encrypts:
-            events.record(
+            events.record_once(
                 "vm.encrypted", f"{vm} is encrypted by {policy}: {', '.join(parts) or 'no part yet'}", target=vm,
-                actor=change.job.actor, job=change.job, policy=policy.name, parts=parts,
+                job=change.job, policy=policy.name, parts=parts,
             )  # fmt: skip
         else:
             VmSecurity.objects.filter(virtual_machine=vm).delete()
-            events.record(
-                "vm.decrypted", f"{vm} is decrypted", target=vm, actor=change.job.actor, job=change.job,
-                severity=Severity.WARNING, policy=policy.name,
+            events.record_once(
+                "vm.decrypted", f"{vm} is decrypted", target=vm, job=change.job, severity=Severity.WARNING,
+                policy=policy.name,
             )  # fmt: skip
 
 
@@ -112,8 +112,17 @@ def _give_up(change: Change) -> None:
     """Cancelled or refused by the outside. The VM's policy and key go only if this job brought them and no part needs
     them."""
     changes.give_up(change)
-    security = VmSecurity.objects.select_related("key").filter(virtual_machine=change.vm).first()
+    security = VmSecurity.objects.select_related("key__cluster").filter(virtual_machine=change.vm).first()
     if security is None or security.key is None or change.rows():
         return
     if security.key.name == new_key_name(change.vm, change.job.pk):
-        security.delete()
+        # The key is left at the KMS: to destroy it is for ever, and only a person knows whether a backup of the
+        # datastore has caught a copy that was half written under it.
+        with transaction.atomic():
+            security.delete()
+            events.record_once(
+                "key.unused",
+                f"Key {security.key} protects nothing: the change of {change.vm} that it was made for was given up; "
+                "destroy it under Key Providers if it is not wanted",
+                target=security.key.cluster, job=change.job, key_id=security.key.key_id,
+            )  # fmt: skip

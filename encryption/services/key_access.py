@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, Self, TypeVar
 
@@ -42,6 +43,8 @@ T = TypeVar("T")
 LABEL: Final = "bartizan"
 # In a session: the KEK that the present VM has and the one that it gets.
 _KEPT_KEYS: Final = 2
+_JUST_LOST: Final = timedelta(seconds=60)
+_DOUBTFUL_SECONDS: Final = 2.0
 UNLOCK_OF_PROVIDER: Final = "encryption.unlock_of_provider"
 
 
@@ -155,7 +158,8 @@ def console_key() -> Secret:
     return Secret(bytes.fromhex(settings.CONSOLE_KEY))
 
 
-def open_client(cluster: KmsCluster, server: KmsServer) -> KeyServer:
+def open_client(cluster: KmsCluster, server: KmsServer, timeout: float | None = None) -> KeyServer:
+    """A client that connects with its first request. `timeout` in seconds, where it is not to be the usual one."""
     if not cluster.trusted_pem:
         raise Untrusted(
             "kms_server_not_trusted",
@@ -168,15 +172,16 @@ def open_client(cluster: KmsCluster, server: KmsServer) -> KeyServer:
             f"this console has no client certificate for {cluster}",
             hint="create a client key, have its request signed, install the certificate",
         )
-    return client_with(
-        cluster, server, cluster.client_certificate_pem, unsealed(cluster, bytes(cluster.client_key_sealed))
-    )
+    key = unsealed(cluster, bytes(cluster.client_key_sealed))
+    return client_with(cluster, server, cluster.client_certificate_pem, key, timeout)
 
 
-def client_with(cluster: KmsCluster, server: KmsServer, certificate_pem: str, key: Secret) -> KeyServer:
+def client_with(
+    cluster: KmsCluster, server: KmsServer, certificate_pem: str, key: Secret, timeout: float | None = None
+) -> KeyServer:
     """A client that shows this certificate. Raises KmsUntrusted for PEM that cannot be used."""
     tls = ClientTls(ca_pem=cluster.trusted_pem.encode(), certificate_pem=certificate_pem.encode(), key_pem=key)
-    seconds = float(settings.KMIP_TIMEOUT_SECONDS)
+    seconds = timeout or float(settings.KMIP_TIMEOUT_SECONDS)
     # Here and not above: PyKMIP takes a third of a second to import, and the web process never needs it.
     from encryption.adapters.kmip_client import KmipClient
 
@@ -198,9 +203,10 @@ def unsealed(cluster: KmsCluster, sealed: bytes) -> Secret:
 class KeySession:
     """Requests to one key provider over one connection. For one thread; a context manager.
 
-    The first server that answers is kept, and the next is taken when it is lost. Only a server that cannot be reached
-    or trusted is passed over. A request whose outcome is not known is not repeated elsewhere: `use` must itself look
-    for what it may have made. What the server says of a key is final.
+    The first server that answers is kept, and the next is taken when it is lost. One that was lost within the last
+    minute is asked after the others and not waited for long, so that work for a provider that hangs delays little
+    else. Only a server that cannot be reached or trusted is passed over. A request whose outcome is not known is not
+    repeated elsewhere: `use` must itself look for what it may have made. What the server says of a key is final.
     """
 
     def __init__(self, cluster: KmsCluster) -> None:
@@ -255,17 +261,27 @@ class KeySession:
         first = self._open[0] if self._open else None
         if first is not None:
             yield first
-        yield from (server for server in self.cluster.servers.all() if server != first)
+        now = timezone.now()
+        others = (server for server in self.cluster.servers.all() if server != first)
+        yield from sorted(others, key=lambda server: _was_just_lost(server, now))
 
     def _client(self, server: KmsServer) -> KeyServer:
         if self._open is None:
-            self._open = (server, open_client(self.cluster, server))
+            usual = float(settings.KMIP_TIMEOUT_SECONDS)
+            seconds = min(_DOUBTFUL_SECONDS, usual) if _was_just_lost(server, timezone.now()) else usual
+            self._open = (server, open_client(self.cluster, server, seconds))
         return self._open[1]
 
     def _hang_up(self) -> None:
         if self._open is not None:
             self._open[1].close()
             self._open = None
+
+
+def _was_just_lost(server: KmsServer, now: datetime) -> bool:
+    if server.state != KmsServer.State.UNREACHABLE or server.checked_at is None:
+        return False
+    return now - server.checked_at < _JUST_LOST
 
 
 def with_key_server(cluster: KmsCluster, use: Callable[[KeyServer], T]) -> T:

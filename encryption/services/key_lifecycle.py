@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from django.db import transaction
 from django.utils import timezone
 
 from encryption.engine.key_server import (
@@ -18,7 +19,7 @@ from encryption.services.key_access import cluster_of, with_key_server
 from encryption.services.keys import refuse_in_use
 from inventory import events
 from inventory.authorize import SYSTEM, Actor
-from inventory.errors import NotFound
+from inventory.errors import Conflict, NotFound
 from inventory.jobs import Progress
 from inventory.models import Job, Severity
 
@@ -75,6 +76,46 @@ def refresh_states(cluster: KmsCluster, rows: Sequence[Key], *, actor: Actor | s
         if row.state != before:
             _tell(row, actor)
     kms_alarms.review_keys(cluster)
+
+
+def adopt_key(job: Job, progress: Progress) -> None:
+    """Looks for the key by its identifier, then by its name, and lists it as what it is there."""
+    cluster, wanted = cluster_of(job), str(job.params["wanted"])
+    progress.step(f"looking for key {wanted}")
+
+    def find(server: KeyServer) -> KeyAttributes:
+        try:
+            return server.attributes(wanted)
+        except (KeyNotFound, NotPermitted):  # a name is no identifier, which some servers refuse to look at
+            named = server.locate(name=wanted, maximum=2)
+            if not named:
+                raise
+        if len(named) > 1:
+            raise Conflict(
+                "key_name_ambiguous", f"{cluster} has several keys named {wanted!r}", hint="give the identifier of one"
+            )
+        return server.attributes(named[0])
+
+    found = with_key_server(cluster, find)
+    if (found.algorithm, found.length_bits) != ("AES", 256):
+        raise Conflict(
+            "key_unfit", f"key {found.key_id} is {found.algorithm or 'of no algorithm'} {found.length_bits}",
+            hint="only AES-256 keys wrap data keys here",
+        )  # fmt: skip
+    names = ", ".join(found.names)[:255]
+    with transaction.atomic():
+        row, created = Key.objects.get_or_create(
+            cluster=cluster, key_id=found.key_id,
+            defaults={"name": names, "state": _STATES[found.state], "is_foreign": True, "checked_at": timezone.now()},
+        )  # fmt: skip
+        if not created:
+            raise Conflict("key_known", f"key {row} of {cluster} is in the list already")
+        if found.created_at is not None:  # its age counts, not how long we have known it
+            Key.objects.filter(pk=row.pk).update(created_at=found.created_at)
+        events.record(
+            "key.adopted", f"Key {row} of {cluster} added to the list ({names or 'without a name'})", target=cluster,
+            actor=job.actor, job=job, key_id=row.key_id, name=names,
+        )  # fmt: skip
 
 
 def revoke_key(job: Job, progress: Progress) -> None:

@@ -21,7 +21,7 @@ from inventory.errors import Conflict, Invalid, NotFound
 from inventory.models import Job, Severity, TargetKind
 
 CREATE_CLIENT_KEY: Final = jobs.register(jobs.JobKind("encryption.create_client_key", "Create client key"))
-CHECK: Final = jobs.register(jobs.JobKind("encryption.check_key_provider", "Check key provider"))
+CHECK: Final = jobs.register(jobs.JobKind("encryption.check_key_provider", "Check key provider", queue=messages.QUEUE))
 MANAGE: Final = "encryption.manage_key_servers"
 MAX_NAME: Final = 80
 MAX_HOST: Final = 253

@@ -18,17 +18,17 @@ from encryption.services.key_providers import MANAGE, ask_check, cluster, server
 from inventory import events, jobs
 from inventory.authorize import Actor, authorize
 from inventory.errors import Conflict, Invalid, NotFound, Unavailable
-from inventory.models import Job
+from inventory.models import Job, Severity
 
 FETCH_CERTIFICATE: Final = jobs.register(
-    jobs.JobKind("encryption.fetch_server_certificate", "Fetch key server certificate")
+    jobs.JobKind("encryption.fetch_server_certificate", "Fetch key server certificate", queue=messages.QUEUE)
 )
 ISSUE_CLIENT_CERTIFICATE: Final = jobs.register(
     jobs.JobKind("encryption.issue_client_certificate", "Make client certificate")
 )
 TAKE_CLIENT_KEY: Final = jobs.register(jobs.JobKind("encryption.take_client_key", "Take uploaded client key"))
 USE_CLIENT_CERTIFICATE: Final = jobs.register(
-    jobs.JobKind("encryption.use_client_certificate", "Put client certificate into use")
+    jobs.JobKind("encryption.use_client_certificate", "Put client certificate into use", queue=messages.QUEUE)
 )
 MAKE_TRANSPORT_KEY: Final = "encryption.make_transport_key"
 METHODS: Final = ("console_ca", "self_signed")
@@ -84,6 +84,37 @@ def accept_certificate(*, server_id: UUID, fingerprint: str, pin: str, actor: Ac
             target=owner, actor=actor, fingerprints=[certificates.fingerprint(anchor)], server=str(found), pin=pin,
         )  # fmt: skip
         ask_check(owner.pk)
+    return owner
+
+
+@transaction.atomic
+def distrust_certificate(*, cluster_id: UUID, fingerprint: str, actor: Actor) -> KmsCluster:
+    """Takes one certificate, by its SHA-256, out of what is trusted.
+
+    Raises Conflict `last_trusted_certificate` for the only one while VMs have keys there: trust the next one first.
+    """
+    authorize(actor, MANAGE)
+    cluster(cluster_id, actor=actor)
+    owner = KmsCluster.objects.select_for_update().get(pk=cluster_id)
+    trusted = certificates.loaded(owner.trusted_pem)
+    digest = fingerprint.strip().lower().replace(":", "")
+    gone = [one for one in trusted if certificates.fingerprint(one) == digest]
+    if not gone:
+        raise NotFound("certificate_not_found", f"{owner} does not trust a certificate with that fingerprint")
+    left = [one for one in trusted if one not in gone]
+    if not left and owner.keys.filter(wrapped_secrets__isnull=False).exists():
+        raise Conflict(
+            "last_trusted_certificate",
+            f"{owner} holds keys of VMs, and no other certificate of its servers is trusted",
+            hint="trust the new certificate or CA first",
+        )
+    owner.trusted_pem = certificates.text_of(left)
+    owner.save(update_fields=["trusted_pem"])
+    events.record(
+        "kms.server_distrusted", f"{owner}: servers under {certificates.subject(gone[0])} are trusted no longer",
+        target=owner, actor=actor, severity=Severity.WARNING, fingerprints=[digest],
+    )  # fmt: skip
+    ask_check(owner.pk)
     return owner
 
 

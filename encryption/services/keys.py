@@ -13,7 +13,7 @@ from django.db.models import Prefetch, Q, QuerySet
 
 from encryption.engine.key_server import RevocationReason
 from encryption.models import Key, VmSecurity, WrappedSecret
-from encryption.services import rotation
+from encryption.services import messages, rotation
 from encryption.services.key_providers import MANAGE, cluster
 from inventory import jobs
 from inventory.authorize import VIEW, Actor, authorize
@@ -21,9 +21,11 @@ from inventory.errors import Conflict, Invalid, NotFound
 from inventory.models import LIVE_STATUSES, Event, Job, TargetKind
 from inventory.services.listings import FIRST, Listing, Paging, listed
 
-REFRESH: Final = jobs.register(jobs.JobKind("encryption.refresh_keys", "Refresh keys"))
-REVOKE: Final = jobs.register(jobs.JobKind("encryption.revoke_key", "Revoke key"))
-DESTROY: Final = jobs.register(jobs.JobKind("encryption.destroy_key", "Destroy key"))
+REFRESH: Final = jobs.register(jobs.JobKind("encryption.refresh_keys", "Refresh keys", queue=messages.QUEUE))
+REVOKE: Final = jobs.register(jobs.JobKind("encryption.revoke_key", "Revoke key", queue=messages.QUEUE))
+DESTROY: Final = jobs.register(jobs.JobKind("encryption.destroy_key", "Destroy key", queue=messages.QUEUE))
+ADOPT: Final = jobs.register(jobs.JobKind("encryption.adopt_key", "Add existing key", queue=messages.QUEUE))
+MAX_IDENTIFIER: Final = 255
 REASONS: Final = tuple(reason.value for reason in RevocationReason)
 ENDED: Final = (Key.State.DESTROYED, Key.State.MISSING)
 HISTORY: Final = 50
@@ -59,6 +61,24 @@ def request_refresh(*, cluster_id: UUID, actor: Actor) -> Job:
     """A worker asks the KMS for the state of every key, and counts what else it finds there."""
     authorize(actor, MANAGE)
     return jobs.start(REFRESH, target=cluster(cluster_id, actor=actor), actor=actor)
+
+
+@transaction.atomic
+def adopt(*, cluster_id: UUID, wanted: str, actor: Actor) -> Job:
+    """A worker looks for a key that is at the KMS and not in our list, such as an earlier console's, and lists it.
+
+    `wanted`: its identifier there, or its name. Nothing at the KMS is changed by that.
+    """
+    authorize(actor, MANAGE)
+    owner, wanted = cluster(cluster_id, actor=actor), wanted.strip()
+    if not 0 < len(wanted) <= MAX_IDENTIFIER or not wanted.isprintable():
+        raise Invalid(
+            "key_identifier_invalid", "that is no identifier or name of a key",
+            hint=f"1 to {MAX_IDENTIFIER} printable characters, as the KMS shows them",
+        )  # fmt: skip
+    if owner.keys.filter(key_id=wanted).exists():
+        raise Conflict("key_known", f"key {wanted} of {owner} is in the list already")
+    return jobs.start(ADOPT, target=owner, actor=actor, params={"wanted": wanted})
 
 
 @transaction.atomic

@@ -61,6 +61,15 @@ def review(request: HttpRequest, server_id: UUID) -> HttpResponse:
     )  # fmt: skip
 
 
+def distrust(request: HttpRequest, cluster_id: UUID, fingerprint: str) -> HttpResponse:
+    def service(**given: Any) -> None:
+        key_trust.distrust_certificate(fingerprint=fingerprint, **given)
+
+    question = "Trust servers of {} no longer that show this certificate, or one that it issued? "
+    question += f"SHA-256: {fingerprint[:64]}"
+    return act(request, cluster_id, service, question, title="Remove trusted certificate", button="Remove")
+
+
 def make(request: HttpRequest, cluster_id: UUID, method: str) -> HttpResponse:
     title, question = _MADE.get(method, ("Client certificate", "Make a client certificate for {}?"))
 

@@ -10,8 +10,8 @@ from django.views.decorators.http import require_safe
 
 from encryption import forms
 from encryption.services import keys as services
-from encryption.services.key_providers import MANAGE
-from encryption.views.kms_dialogs import act, form
+from encryption.services.key_providers import MANAGE, cluster
+from encryption.views.kms_dialogs import act, form, page_of
 from inventory.authorize import authorize, may
 
 
@@ -32,6 +32,21 @@ def refresh(request: HttpRequest, cluster_id: UUID) -> HttpResponse:
     return act(request, cluster_id, services.request_refresh, question, title="Refresh keys", button="Refresh")
 
 
+def adopt(request: HttpRequest, cluster_id: UUID) -> HttpResponse:
+    authorize(request.user, MANAGE)
+    owner = cluster(cluster_id, actor=request.user)
+
+    def submit(data: dict[str, Any]) -> str:
+        services.adopt(cluster_id=cluster_id, wanted=data["wanted"], actor=request.user)
+        return page_of(cluster_id)
+
+    return form(
+        request, forms.AdoptKeyForm, submit, title="Add existing key", button="Add", back=page_of(cluster_id),
+        text=f"A key that is at {owner} already and not in the list, such as one that an earlier console made. A "
+        "worker looks for it. Nothing at the key provider is changed.",
+    )  # fmt: skip
+
+
 def revoke(request: HttpRequest, key_id: UUID) -> HttpResponse:
     authorize(request.user, MANAGE)
     found = services.key(key_id, actor=request.user)
@@ -50,6 +65,7 @@ def revoke(request: HttpRequest, key_id: UUID) -> HttpResponse:
 def destroy(request: HttpRequest, key_id: UUID) -> HttpResponse:
     authorize(request.user, MANAGE)
     found = services.key(key_id, actor=request.user)
+    warning = " It was made by somebody else: VMs that this console does not know may need it."
 
     def submit(data: dict[str, Any]) -> str:
         services.destroy(key_id=key_id, confirm=data["confirm"], actor=request.user)
@@ -58,7 +74,8 @@ def destroy(request: HttpRequest, key_id: UUID) -> HttpResponse:
     return form(
         request, forms.DestroyKeyForm, submit, title="Destroy key", button="Destroy", back=_page(key_id),
         text=f"Key {found} is destroyed at {found.cluster}, for ever. Copies of VMs, exports and backups that were "
-        "encrypted under it, wherever they are, can then never be opened again.",
+        "encrypted under it, wherever they are, can then never be opened again."
+        + (warning if found.is_foreign else ""),
     )  # fmt: skip
 
 

@@ -245,6 +245,8 @@ ROUTES_OF_VIEWS = {
     "encryption:kms-upload-client": "upload_client_identity",
     "encryption:kms-use-client": "use_client_certificate",
     "encryption:kms-refresh-keys": "refresh_keys",
+    "encryption:kms-adopt-key": "adopt_key",
+    "encryption:kms-distrust": "distrust_certificate",
     "encryption:kms-revoke-key": "revoke_key",
     "encryption:kms-destroy-key": "destroy_key",
     "encryption:kms-trust": "trust_key_servers",

@@ -372,6 +372,60 @@ class TestKeys:
         assert admin("DELETE", f"/key-providers/{key.cluster_id}").code == "key_provider_in_use"
 
 
+class TestTrustedCertificates:
+    @pytest.fixture
+    def trusting(self, provider: KmsCluster) -> KmsCluster:
+        provider.trusted_pem = LEAF + CA
+        provider.save()
+        return provider
+
+    def test_one_goes_and_the_other_stays(self, browser: Client, admin: Caller, trusting: KmsCluster) -> None:
+        path = page("distrust", trusting.pk, fingerprint(LEAF))
+        assert path in browser.get(page("cluster", trusting.pk)).content.decode()
+        assert browser.post(path).status_code == 302
+        assert [one["fingerprint"] for one in admin.get(f"/key-providers/{trusting.pk}").body["trusted"]] == [
+            fingerprint(CA)
+        ]
+        assert Event.objects.get(kind="kms.server_distrusted").data["fingerprints"] == [fingerprint(LEAF)]
+        assert browser.post(path).status_code == 404
+        gone = admin("DELETE", f"/key-providers/{trusting.pk}/trusted-certificates/{fingerprint(LEAF)}")
+        assert (gone.status, gone.code) == (404, "certificate_not_found")
+
+    def test_the_last_one_stays_while_vms_have_keys(
+        self, browser: Client, admin: Caller, trusting: KmsCluster, protects: VirtualMachine
+    ) -> None:
+        admin("DELETE", f"/key-providers/{trusting.pk}/trusted-certificates/{fingerprint(CA)}")
+        last = f"/key-providers/{trusting.pk}/trusted-certificates/{fingerprint(LEAF).upper()}"
+        assert admin("DELETE", last).code == "last_trusted_certificate"
+        answer = browser.post(page("distrust", trusting.pk, fingerprint(LEAF)))
+        assert answer.status_code == 409 and "no other certificate of its servers is trusted" in answer.content.decode()
+        WrappedSecret.objects.all().delete()
+        assert admin("DELETE", last).body["trusted"] == []
+
+
+class TestExistingKeys:
+    def test_looked_for_by_a_worker(self, browser: Client, admin: Caller, provider: KmsCluster) -> None:
+        assert browser.post(page("adopt-key", provider.pk), {"wanted": " old-key "}).status_code == 302
+        assert Job.objects.get().params == {"wanted": "old-key"}
+        assert admin.post(f"/key-providers/{provider.pk}/keys/adopt", {"key": "old-key"}).code == "target_busy"
+
+    @pytest.mark.parametrize("wanted", ["", " ", "x" * 256, "a\x00b"])
+    def test_no_identifier(self, browser: Client, admin: Caller, provider: KmsCluster, wanted: str) -> None:
+        assert browser.post(page("adopt-key", provider.pk), {"wanted": wanted}).status_code == 422
+        answer = admin.post(f"/key-providers/{provider.pk}/keys/adopt", {"key": wanted})
+        assert answer.status == 422 and answer.code in ("key_identifier_invalid", "invalid_input")
+        assert not Job.objects.exists()
+
+    def test_one_that_is_listed(self, browser: Client, admin: Caller, key: Key) -> None:
+        assert admin.post(f"/key-providers/{key.cluster_id}/keys/adopt", {"key": "kmip-7"}).code == "key_known"
+        assert browser.post(page("adopt-key", key.cluster_id), {"wanted": "kmip-7"}).status_code == 409
+
+    def test_shown_as_made_elsewhere_and_destroying_it_warns(self, browser: Client, key: Key) -> None:
+        Key.objects.update(is_foreign=True)
+        assert "Not made here" in browser.get(page("cluster", key.cluster_id)).content.decode()
+        assert "does not know may need it" in browser.get(page("destroy-key", key.pk)).content.decode()
+
+
 def test_who_may_only_look_changes_nothing(
     looking: Client, charlie: User, provider: KmsCluster, server: KmsServer, key: Key
 ) -> None:
@@ -381,7 +435,8 @@ def test_who_may_only_look_changes_nothing(
         (f"{one}/move", {"direction": "up"}), (f"{one}/fetch-certificate", None),
         (f"{one}/accept-certificate", {"fingerprint": fingerprint(LEAF)}),
         (f"{all_}/make-client-certificate", {"method": "console_ca"}), (f"{all_}/use-client-certificate", None),
-        (f"{all_}/keys/refresh", None), (f"/keys/{key.pk}/revoke", {"reason": "superseded"}),
+        (f"{all_}/keys/refresh", None), (f"{all_}/keys/adopt", {"key": "x"}),
+        (f"/keys/{key.pk}/revoke", {"reason": "superseded"}),
         (f"/keys/{key.pk}/destroy", {"confirm": "kmip-7"}),
     ):  # fmt: skip
         assert call.post(path, body).code == "not_permitted", path
@@ -390,10 +445,13 @@ def test_who_may_only_look_changes_nothing(
         (f"{all_}/client-identity", {"certificate_pem": LEAF, "private_key_pem": private(LEAF_KEY)}),
     ):
         assert call("PUT", path, given).code == "not_permitted", path
+    trusted = f"{all_}/trusted-certificates/{fingerprint(LEAF)}"
+    assert call("DELETE", trusted).code == "not_permitted"
     for which, args in (
         ("edit-server", [server.pk]), ("move-server", [server.pk, "down"]), ("fetch-certificate", [server.pk]),
         ("review-certificate", [server.pk]), ("make-client", [provider.pk, "self_signed"]),
         ("upload-client", [provider.pk]), ("use-client", [provider.pk]), ("refresh-keys", [provider.pk]),
+        ("adopt-key", [provider.pk]), ("distrust", [provider.pk, fingerprint(LEAF)]),
         ("revoke-key", [key.pk]), ("destroy-key", [key.pk]),
     ):  # fmt: skip
         assert looking.post(page(which, *args)).status_code == 403, which

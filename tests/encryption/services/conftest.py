@@ -34,7 +34,7 @@ def keys(db: None, monkeypatch: pytest.MonkeyPatch) -> MemoryKeyServer:
     server = MemoryKeyServer()
     provider()
 
-    def client(cluster: KmsCluster, address: KmsServer) -> MemoryKeyServer:
+    def client(cluster: KmsCluster, address: KmsServer, *_: float) -> MemoryKeyServer:
         return server
 
     monkeypatch.setattr(key_access, "open_client", client)

@@ -1,6 +1,7 @@
 """Keys at a real key server: revoked, destroyed, their states read, and what is in use left alone."""
 
 import os
+from datetime import timedelta
 
 import pytest
 from django.contrib.auth.models import User
@@ -80,6 +81,46 @@ def test_in_use_in_each_way(alice: User, provider: KmsCluster, vm: VirtualMachin
     assert destroying.value.code == revoking.value.code == "key_in_use"
     assert destroying.value.hint
     assert not Job.objects.filter(kind__in=("encryption.destroy_key", "encryption.revoke_key")).exists()
+
+
+@pytest.mark.parametrize("by", ["id", "name"])
+def test_a_key_of_an_earlier_console_is_found_and_listed(
+    alice: User, provider: KmsCluster, vm: VirtualMachine, by: str
+) -> None:
+    made = new_key(provider, vm, alice)
+    Key.objects.all().delete()
+    job = keys.adopt(cluster_id=provider.pk, wanted=f" {made.key_id if by == 'id' else made.name} ", actor=alice)
+    assert run(job, key_lifecycle.adopt_key).status == JobStatus.SUCCEEDED, job.message
+    key = Key.objects.get()
+    assert (key.key_id, key.name, key.state, key.is_foreign) == (made.key_id, made.name, Key.State.ACTIVE, True)
+    assert abs(key.created_at - made.created_at) < timedelta(minutes=5)
+    assert Event.objects.get(kind="key.adopted").data["key_id"] == made.key_id
+    with key_access.fetched_key(key) as kek:
+        assert len(kek) == 32
+    with pytest.raises(Conflict) as twice:
+        keys.adopt(cluster_id=provider.pk, wanted=made.key_id, actor=alice)
+    assert twice.value.code == "key_known"
+    again = run(keys.adopt(cluster_id=provider.pk, wanted=made.name, actor=alice), key_lifecycle.adopt_key)
+    assert again.error_code == "key_known"
+
+
+def test_keys_that_are_not_adopted(
+    alice: User, provider: KmsCluster, vm: VirtualMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tried(wanted: str) -> str:
+        return run(keys.adopt(cluster_id=provider.pk, wanted=wanted, actor=alice), key_lifecycle.adopt_key).error_code
+
+    assert tried("nothing of that name") == "kms_key_not_found"
+    twin = f"twin {os.urandom(8).hex()}"
+    ids = [key_access.with_key_server(provider, lambda server: server.create_key(name=twin)) for _ in range(2)]
+    assert tried(twin) == "key_name_ambiguous"
+
+    def weak(self: KmipClient, key_id: str) -> KeyAttributes:
+        return KeyAttributes(key_id, (), KeyState.ACTIVE, "AES", 128, frozenset())
+
+    monkeypatch.setattr(KmipClient, "attributes", weak)
+    assert tried(ids[0]) == "key_unfit"
+    assert not Key.objects.exists()
 
 
 def test_revoked_and_still_given_out(alice: User, provider: KmsCluster, vm: VirtualMachine) -> None:

@@ -186,7 +186,7 @@ def test_each_failure_has_its_cause(error: ServiceError, cause: LockCause) -> No
 
 
 def test_a_missing_console_key_locks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(cluster: KmsCluster, server: KmsServer) -> KeyServer:
+    def lost(cluster: KmsCluster, server: KmsServer, *_: float) -> KeyServer:
         raise Untrusted("client_key_sealed_otherwise", f"the client key for {cluster} was sealed otherwise")
 
     monkeypatch.setattr(key_access, "open_client", lost)
@@ -261,7 +261,7 @@ def test_a_provider_that_is_lost_again_is_asked_once(
         world.succeed(world.all_disks())
     asked: list[str] = []
 
-    def lost(cluster: KmsCluster, server: KmsServer) -> KeyServer:
+    def lost(cluster: KmsCluster, server: KmsServer, *_: float) -> KeyServer:
         asked.append(str(server))
         raise KmsUnreachable(ADDRESS, "connection refused")
 

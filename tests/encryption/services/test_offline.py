@@ -368,6 +368,29 @@ def test_failed_change_leaves_an_older_policy(make_world: MakeWorld, keys: Memor
     world.check_encrypted("vda")
 
 
+def test_run_again_between_its_last_event_and_its_end_it_tells_once(
+    make_world: MakeWorld, keys: MemoryKeyServer, quick_tpm: None
+) -> None:
+    world = make_world()
+    for wish, kind in ((world.all_disks(), "vm.encrypted"), (world.nothing(), "vm.decrypted")):
+        job = world.succeed(wish)
+        Job.objects.filter(pk=job.pk).update(status=JobStatus.PENDING, claim=None)  # as after a kill right there
+        world.run(job)
+        assert Event.objects.filter(kind=kind, job=job).count() == 1
+
+
+def test_a_key_that_a_given_up_change_made_is_left_and_told(
+    make_world: MakeWorld, keys: MemoryKeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(ONE_RAW)
+    monkeypatch.setattr(image_files, "free_bytes", lambda path: 2**20)
+    job = world.refuse(world.all_disks(), "space_missing")
+    key = Key.objects.get()
+    assert key.state == Key.State.ACTIVE and not key.virtual_machines.exists()
+    (event,) = Event.objects.filter(kind="key.unused")
+    assert (event.data["key_id"], event.job, event.actor) == (key.key_id, job, "alice")
+
+
 def test_bug_whose_text_holds_a_key_tells_nobody(
     make_world: MakeWorld, keys: MemoryKeyServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,0 +1,188 @@
+"""Two key servers with one database in a key provider: one stopped, both stopped, back; one that never answers."""
+
+import json
+import re
+import socket
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import guests
+from lab.kms import KmsLayout, command
+from lab.user import ensure_user
+from tests.e2e.conftest import ROOT, Installation, wait_until
+
+pytestmark = pytest.mark.lab
+
+NAME = "keys-01"
+MIB = 2**20
+
+
+@pytest.fixture
+def small_vm(installation: Installation) -> Iterator[str]:
+    """A powered-off VM with one small disk on host-a, and its encryption undone at the end."""
+    host = installation.lab.host("a")
+    folder = host.datastore / NAME
+    user = ensure_user()
+    user.folder(folder)
+    disk = folder / "disk.raw"
+    disk.write_bytes(b"x" * MIB)
+    user.own(disk)
+    disk.chmod(0o600)
+    with guests.connected(host) as connection:
+        domain = connection.defineXML(
+            f"<domain type='qemu'><name>{NAME}</name><memory unit='MiB'>64</memory>"
+            "<os><type arch='x86_64' machine='q35'>hvm</type></os><devices><disk type='file' device='disk'>"
+            f"<driver name='qemu' type='raw'/><source file='{disk}'/><target dev='vda' bus='virtio'/></disk></devices>"
+            "</domain>"
+        )
+        wait_until("the console discovers the VM", lambda: installation.rows(
+            "SELECT 1 FROM inventory_virtualmachine WHERE name = ?", NAME))  # fmt: skip
+        yield NAME
+        if domain.isActive():
+            domain.destroy()
+        domain.undefine()
+
+
+@contextmanager
+def second_server(installation: Installation) -> Iterator[int]:
+    """Another PyKMIP process over the lab's key server's files: a pair that replicates."""
+    layout = KmsLayout.load(installation.state / "lab" / "kms")
+    process = subprocess.Popen(
+        command(layout, port=0, name="kms-2"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert process.stdout is not None
+        yield int(process.stdout.readline().rsplit(":", 1)[1])
+    finally:
+        process.terminate()
+        process.wait(30)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+@contextmanager
+def silent_listener() -> Iterator[int]:
+    """A socket that takes connections and never answers: no key server, but what a hanging one looks like."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        yield listener.getsockname()[1]
+
+
+def provider(installation: Installation, name: str) -> str:
+    (row,) = installation.rows("SELECT id FROM encryption_kmscluster WHERE name = ?", name)
+    digits = row["id"]
+    return f"/encryption/kms/{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}/"
+
+
+def press(installation: Installation, path: str, **values: Any) -> None:
+    answer = installation.user.submit(installation.user.get(path), path, **values)
+    assert answer.status == 200, answer.words()[:500]
+
+
+def events(installation: Installation, kind: str, after: int) -> list[sqlite3.Row]:
+    return installation.rows("SELECT * FROM inventory_event WHERE kind = ? AND id > ? ORDER BY id", kind, after)
+
+
+def latest(installation: Installation) -> int:
+    return int(installation.rows("SELECT MAX(id) AS id FROM inventory_event")[0]["id"])
+
+
+def test_one_server_lost_both_lost_and_back(installation: Installation, small_vm: str) -> None:
+    kms = provider(installation, "Lab KMS")
+    guest = installation.guest("bios-01")
+    installation.encrypt("bios-01", ["vdb"])
+    installation.encrypt(small_vm, ["vda"])
+    first = f"127.0.0.1:{KmsLayout.load(installation.state / 'lab' / 'kms').port}"
+    beats = [int(guest.ask("heartbeat"))]
+    try:
+        with second_server(installation) as port:
+            press(installation, f"{kms}servers/add/", host="127.0.0.1", port=port)
+            start = latest(installation)
+            installation.supervise("stop", "lab:kms")
+
+            # Failover: the job goes well, and the history names the server that failed.
+            installation.change_power(small_vm, "on")
+            installation.change_power(small_vm, "off")
+            (lost,) = events(installation, "kms.server_lost", start)
+            assert first in lost["message"] and json.loads(lost["data"])["code"] == "kms_unreachable"
+            assert installation.user.get(kms).status == 200
+
+        # Both are gone now.
+        job = installation.change_power(small_vm, "on", "failed")
+        assert job["error_code"] == "kms_unreachable" and first in job["message"] and f":{port}" in job["message"]
+        page = installation.user.get(installation.path(small_vm))
+        assert "Locked" in page.words()
+        options = installation.user.get(installation.options_path(small_vm)).words()
+        assert "KMS cluster error" in options and f":{port}" in options and "vda" in options
+        (locked,) = events(installation, "vm.locked", start)
+        assert json.loads(locked["data"])["cause"] == "kms_error"
+        assert installation.vm(small_vm)["power_state"] == "off"
+        beats.append(int(guest.ask("heartbeat")))
+        for path in ("/", "/encryption/kms/", kms, "/tasks/", installation.options_path("bios-01")):
+            assert installation.user.get(path).status == 200, path
+
+        with_a_hanging_provider(installation)
+
+        # Back: the next look at the key servers unlocks it, and nobody has to press anything.
+        installation.supervise("start", "lab:kms")
+        wait_until("the key server listens", installation.key_server_listens)
+        press(installation, f"{kms}check/")
+        wait_until("it is unlocked by itself", lambda: events(installation, "vm.unlocked", start))
+        installation.change_power(small_vm, "on")
+        installation.change_power(small_vm, "off")
+        beats.append(int(guest.ask("heartbeat")))
+        assert beats == sorted(set(beats)), "the running VM stood still"
+    finally:
+        if not installation.key_server_listens():
+            installation.supervise("start", "lab:kms")
+            wait_until("the key server listens", installation.key_server_listens)
+        servers = re.findall(r"servers/([0-9a-f-]{36})/remove/", installation.user.get(kms).text)
+        for server in list(dict.fromkeys(servers))[1:]:
+            press(installation, f"/encryption/kms/servers/{server}/remove/")
+        installation.decrypt("bios-01")
+        installation.decrypt(small_vm)
+
+
+def with_a_hanging_provider(installation: Installation) -> None:
+    """While workers wait for a key provider that never answers, jobs of others and pages go on."""
+    trusted, certificate, sealed = installation.manage(
+        "from encryption.models import KmsCluster\n"
+        "c = KmsCluster.objects.get(name='Lab KMS')\n"
+        "result = [c.trusted_pem, c.client_certificate_pem, bytes(c.client_key_sealed).hex()]"
+    )
+    with silent_listener() as first, silent_listener() as second, silent_listener() as third:
+        press(installation, "/encryption/kms/add/", name="Hanging", host="127.0.0.1", port=first)
+        hanging = provider(installation, "Hanging")
+        for port in (second, third):  # each is waited for in turn, so that the job is there long enough
+            press(installation, f"{hanging}servers/add/", host="127.0.0.1", port=port)
+        installation.manage(
+            "from encryption.models import KmsCluster\n"
+            f"KmsCluster.objects.filter(name='Hanging').update(trusted_pem={trusted!r},"
+            f" client_certificate_pem={certificate!r}, client_key_sealed=bytes.fromhex({sealed!r}))\n"
+            "result = True"
+        )
+        press(installation, f"{hanging}check/")
+        wait_until("a worker waits for it", lambda: _status(installation, "Hanging") == "running")
+        installation.change_power("secureboot-01", "off")
+        installation.change_power("secureboot-01", "on")
+        assert installation.user.get(hanging).status == 200
+        assert _status(installation, "Hanging") == "running", "the others' jobs waited for it"
+        installation.user.submit(installation.user.get("/tasks/"), "/cancel/")
+        wait_until("it ends", lambda: _status(installation, "Hanging") == "cancelled", 60)
+    press(installation, f"{hanging}remove/")
+
+
+def _status(installation: Installation, name: str) -> str:
+    jobs = "SELECT status FROM inventory_job WHERE target_name = ? ORDER BY created_at DESC LIMIT 1"
+    return str(installation.rows(jobs, name)[0]["status"])
+
+
+def test_the_lab_is_as_before(installation: Installation) -> None:
+    """The control: one server, no VM locked, no file left."""
+    assert not installation.rows("SELECT 1 FROM encryption_vmsecurity WHERE locked_at IS NOT NULL")
+    assert not list(Path(installation.folder("bios-01")).glob("*.luks"))
