@@ -8,7 +8,7 @@ NOT checked: whether certificates are valid at some time, or form chains. Firmwa
 
 import hashlib
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 from uuid import UUID
 
@@ -35,11 +35,18 @@ class MalformedSignatureList(Malformed):
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """`sha256` is over the DER encoding, lower-case hex. `subject` as RFC 4514 text, empty where it cannot be read."""
+    """`sha256` is over the DER encoding, lower-case hex."""
 
     sha256: str
-    subject: str
-    der: bytes
+    der: bytes = field(repr=False)
+
+    @property
+    def subject(self) -> str:
+        """As RFC 4514 text, safe to show; empty where it cannot be read. Decoded at each call: a log may hold many."""
+        try:
+            return printable(x509.load_der_x509_certificate(self.der).subject.rfc4514_string())
+        except (ValueError, TypeError, x509.InvalidVersion):
+            return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +79,13 @@ class Authority:
     content: bytes
 
     @property
+    def sha256(self) -> str:
+        """Of the signer: its certificate's, or the image's. Empty for what is not a signer."""
+        return self.certificate.sha256 if self.certificate else self.image_sha256
+
+    @property
     def is_signer(self) -> bool:
-        return self.certificate is not None or bool(self.image_sha256)
+        return bool(self.sha256)
 
     @property
     def data_hex(self) -> str:
@@ -115,7 +127,7 @@ def signature_database(content: bytes) -> SignatureDatabase:
 
 def certificate(der: bytes) -> Certificate:
     """Never fails: a certificate that nobody can read still has a hash, and can be allowed or not."""
-    return Certificate(hashlib.sha256(der).hexdigest(), _subject(der), der)
+    return Certificate(hashlib.sha256(der).hexdigest(), der)
 
 
 def authority(event: int, pcr: int, variable: Variable) -> Authority:
@@ -139,10 +151,3 @@ _HASH_DATABASES = frozenset({"db", "MokList", "MokListRT", "vendor_db", "Shim"})
 def _is_der_sequence(content: bytes) -> bool:
     """A SEQUENCE of 256 bytes to 64 KiB that ends where the content ends: any certificate, and no GUID before one."""
     return content.startswith(_DER_SEQUENCE) and int.from_bytes(content[2:4], "big") == len(content) - 4
-
-
-def _subject(der: bytes) -> str:
-    try:
-        return printable(x509.load_der_x509_certificate(der).subject.rfc4514_string())
-    except (ValueError, TypeError, x509.InvalidVersion):
-        return ""

@@ -58,6 +58,12 @@ class MeasuredEvent(NamedTuple):
     coverage: Coverage
     covered: bytes
 
+    @property
+    def is_plain_text(self) -> bool:
+        """Printable ASCII, measured as such. No image looks like that, and no UEFI variable: names are UTF-16."""
+        text = self.covered.removesuffix(b"\0")
+        return self.coverage is Coverage.WHOLE and text.isascii() and text.decode("ascii").isprintable()
+
 
 @dataclass(frozen=True, slots=True)
 class PcrMismatch:

@@ -171,7 +171,7 @@ def _firmware_part(
     for event in events:
         variable = _whole_variable(event)
         if variable is None:
-            if not _is_plain_text(event):
+            if not event.is_plain_text:
                 problems.append(_forged(event, "and so could hide that Secure Boot is off"))
             continue
         key = (variable.vendor, variable.name)
@@ -197,7 +197,7 @@ def _loader_part(events: tuple[MeasuredEvent, ...], bank: HashAlg, problems: lis
             problems.append(_forged(event, "as firmware measures such things only before the first separator"))
         elif variable is not None:
             authorities.append(authority(event.number, event.pcr, variable))
-        elif not _is_plain_text(event):
+        elif not event.is_plain_text:
             problems.append(_forged(event, "and so could hide whose signature let something run"))
     return authorities
 
@@ -209,12 +209,6 @@ def _whole_variable(event: MeasuredEvent) -> uefi.Variable | None:
         return uefi.variable(event.covered)
     except uefi.MalformedEventData:
         return None
-
-
-def _is_plain_text(event: MeasuredEvent) -> bool:
-    """As with UEFI Debug Mode or DMA Protection Disabled; no variable looks like that, as names are UTF-16."""
-    text = event.covered.removesuffix(b"\0")
-    return event.coverage is Coverage.WHOLE and text.isascii() and text.decode("ascii").isprintable()
 
 
 def _shim_validates(authorities: tuple[Authority, ...]) -> bool | None:

@@ -1,0 +1,1 @@
+"""What the running Linux kernel measured (IMA): its measurement list, the replay to PCR 10, approved files."""
