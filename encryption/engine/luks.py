@@ -51,9 +51,11 @@ __all__ = [
     "NotLuks",
     "PassphraseChange",
     "WeakPassphrase",
+    "add_passphrase",
     "change_passphrase",
     "create",
     "parse",
+    "remove_passphrase",
     "reseal",
     "unlock",
 ]
@@ -132,38 +134,56 @@ def unlock(prefix: bytes, passphrase: Secret) -> Secret:
     raise KeyslotLocked("no keyslot opens with this passphrase")
 
 
-def change_passphrase(prefix: bytes, old: Secret, new: Secret, *, iterations: int = MIN_ITERATIONS) -> PassphraseChange:
-    """Give the volume a new keyslot for `new`, and take away each one that `old` opens (its key material is zeroed).
+def add_passphrase(prefix: bytes, known: Secret, new: Secret, *, iterations: int = MIN_ITERATIONS) -> bytes:
+    """Return header bytes (as long as the payload offset) with one more keyslot, for `new`; all others stay.
 
-    The volume key stays, so the payload does; keyslots of further passphrases stay as well.
-    Raises NotLuks, BadHeader, KeyslotLocked, NoFreeKeyslot, WeakPassphrase; ValueError when `old` equals `new`.
+    Raises NotLuks, BadHeader, KeyslotLocked (`known`), NoFreeKeyslot, WeakPassphrase; ValueError when both are equal.
     """
     _check_passphrase(new, iterations)
-    if old == new:
+    if known == new:
         raise ValueError("old and new passphrase are the same")
     header = _parse_whole(prefix)
-    opened = {
-        number: volume_key
-        for number, slot in enumerate(header.keyslots)
-        if slot.active and (volume_key := _open_keyslot(header, slot, prefix, old)) is not None
-    }
-    if not opened:
-        raise KeyslotLocked("no keyslot opens with this passphrase")
+    volume_key = unlock(prefix, known)
     free = next((number for number, slot in enumerate(header.keyslots) if not slot.active), None)
     if free is None:
         raise NoFreeKeyslot("all eight keyslots are in use")
-    volume_key = next(iter(opened.values()))
-
     keyslots = list(header.keyslots)
     keyslots[free] = replace(keyslots[free], active=True, iterations=iterations, salt=drbg.draw(SALT_BYTES))
     image = bytearray(prefix[: header.payload_offset])
     stripes = drbg.draw(VOLUME_KEY_BYTES * (STRIPES - 1))
     _put_material(image, keyslots[free], _seal(volume_key, new, keyslots[free], stripes, header.hash_algorithm))
-    both = _with_keyslots(image, header, keyslots)
-    for number in opened:
-        _put_material(image, keyslots[number], bytes(MATERIAL_BYTES))
-        keyslots[number] = Keyslot(False, 0, bytes(SALT_BYTES), keyslots[number].material_sector)
-    return PassphraseChange(both=both, new_only=_with_keyslots(image, header, keyslots))
+    return _with_keyslots(image, header, keyslots)
+
+
+def remove_passphrase(prefix: bytes, gone: Secret, kept: Secret) -> bytes:
+    """Return header bytes without any keyslot that `gone` opens; `kept` must open one, so that a volume never shuts
+    for good. The key material of every inactive keyslot is zero in them, also of one that was inactive before: a
+    removal that was cut short is completed by another one.
+
+    Raises NotLuks, BadHeader, KeyslotLocked (`kept`); ValueError when both are equal.
+    """
+    if gone == kept:
+        raise ValueError("the passphrase to go and the one to keep are the same")
+    header = _parse_whole(prefix)
+    unlock(prefix, kept)
+    keyslots = list(header.keyslots)
+    image = bytearray(prefix[: header.payload_offset])
+    for number, slot in enumerate(keyslots):
+        if slot.active and _open_keyslot(header, slot, prefix, gone) is not None:
+            keyslots[number] = Keyslot(False, 0, bytes(SALT_BYTES), slot.material_sector)
+        if not keyslots[number].active:
+            _put_material(image, slot, bytes(MATERIAL_BYTES))
+    return _with_keyslots(image, header, keyslots)
+
+
+def change_passphrase(prefix: bytes, old: Secret, new: Secret, *, iterations: int = MIN_ITERATIONS) -> PassphraseChange:
+    """Give the volume a new keyslot for `new`, and take away each one that `old` opens (its key material is zeroed).
+
+    The volume key stays, so the payload does; keyslots of further passphrases stay as well.
+    Raises what `add_passphrase` does.
+    """
+    both = add_passphrase(prefix, old, new, iterations=iterations)
+    return PassphraseChange(both=both, new_only=remove_passphrase(both, old, new))
 
 
 def reseal(prefix: bytes, passphrase: Secret, *, iterations: int = MIN_ITERATIONS) -> bytes:

@@ -182,6 +182,26 @@ class TestChangePassphrase:
             luks.change_passphrase(prefix, PASSPHRASE, OTHER_PASSPHRASE)
 
 
+class TestRemovePassphrase:
+    def test_it_completes_a_removal_that_was_cut_short(self) -> None:
+        """The header says inactive, the key material still stands: it goes although nothing is opened by it."""
+        both = luks.add_passphrase(PREFIX, PASSPHRASE, OTHER_PASSPHRASE)
+        removed = luks.remove_passphrase(both, PASSPHRASE, OTHER_PASSPHRASE)
+        cut_short = removed[: luks.HEADER_BYTES] + both[luks.HEADER_BYTES :]
+        assert luks.remove_passphrase(cut_short, PASSPHRASE, OTHER_PASSPHRASE) == removed
+        assert luks.remove_passphrase(removed, PASSPHRASE, OTHER_PASSPHRASE) == removed
+
+    def test_taking_back_what_was_added(self) -> None:
+        both = luks.add_passphrase(PREFIX, PASSPHRASE, OTHER_PASSPHRASE)
+        assert luks.remove_passphrase(both, OTHER_PASSPHRASE, PASSPHRASE) == PREFIX
+
+    def test_the_last_one_is_not_removed(self) -> None:
+        with pytest.raises(KeyslotLocked):
+            luks.remove_passphrase(PREFIX, PASSPHRASE, OTHER_PASSPHRASE)
+        with pytest.raises(ValueError, match="the same"):
+            luks.remove_passphrase(PREFIX, PASSPHRASE, PASSPHRASE)
+
+
 @pytest.mark.parametrize("content", [b"", PREFIX[:591], bytes(592), b"QFI\xfb" + bytes(600), patched(6, b"\0\2")[:600]])
 def test_what_is_no_luks1_volume(content: bytes) -> None:
     with pytest.raises(NotLuks):
