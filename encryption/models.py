@@ -365,6 +365,18 @@ class WrappedSecret(models.Model):
         """What people call it: vda, NVRAM, vTPM state."""
         return self.target or Purpose(self.purpose).label
 
+    @property
+    def shares_image(self) -> bool:
+        """Passphrase rotation: another keyslot of the image that the replaced secret opens. No file is ever destroyed
+        for such a row. vTPM state has one place, and is always written anew beside it."""
+        return self.replaces is not None and self.purpose != Purpose.VTPM and self.path == self.replaces.path
+
+    @property
+    def original(self) -> str:
+        """What `path` was made from, to be destroyed once that is in use: plain, or under the replaced secret."""
+        if self.replaces is None or self.purpose == Purpose.VTPM:
+            return self.plain_path
+        return self.replaces.path
 
 class Bundle(models.Model):
     """An exported VM in the exchange folder, as a worker last saw it. The folder is the truth, this row a picture of it

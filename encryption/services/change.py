@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
+from django.db import transaction
+
 from encryption.adapters import image_files, swtpm
 from encryption.adapters.image_files import ImageFileError
 from encryption.engine import keywrap
 from encryption.engine.secret import Secret
-from encryption.models import OPENED_BY_SECRET, Key, Purpose, Stage, WrappedSecret
-from encryption.services import vm_metadata, vtpm_files
+from encryption.models import Key, Purpose, Stage, WrappedSecret
+from encryption.services import keyslots, vm_metadata, vtpm_files
 from encryption.services.key_access import fetched_key
 from encryption.services.options import Wish, encrypted_disks, policy_of
 from encryption.services.parts import is_plain_again, opens, path_in, uses
@@ -48,7 +50,7 @@ class Change:
     def rows(self, *stages: Stage) -> list[WrappedSecret]:
         return list(
             self.vm.wrapped_secrets.filter(stage__in=stages or Stage.values).select_related(
-                "key__cluster", "virtual_machine"
+                "key__cluster", "virtual_machine", "replaces__key__cluster", "replaces__virtual_machine"
             )
         )
 
@@ -192,6 +194,7 @@ def settle(change: Change) -> None:
     for row in change.rows(Stage.ENCRYPTING, Stage.DECRYPTING):
         if not settled(change, row) and row.job_id != change.job.pk:
             drop_target(change, row)
+    change.vm.wrapped_secrets.filter(stage=Stage.REPLACED, replaced_by=None).update(stage=Stage.IN_USE, job_id=None)
 
 
 def give_up(change: Change) -> None:
@@ -243,7 +246,9 @@ def _exchange(row: WrappedSecret) -> None:
 def drop_target(change: Change, row: WrappedSecret) -> None:
     """Gives up a part's conversion: the half-written copy goes, the original stays as it was."""
     encrypting = row.stage == Stage.ENCRYPTING
-    if row.purpose == Purpose.VTPM:
+    if row.shares_image:
+        keyslots.take_back(row, change.facts)
+    elif row.purpose == Purpose.VTPM:
         _destroy_folder(change, str(vtpm_files.partial(row)))
         _destroy_folder(change, str(vtpm_files.staged(row)))
     else:
@@ -253,17 +258,22 @@ def drop_target(change: Change, row: WrappedSecret) -> None:
             change.hypervisor.abort_block_copy(change.vm.uuid, row.target)
         destroy_file(change, row.path if encrypting else row.plain_path, wipe=not encrypting)
     change.hypervisor.remove_secret(row.secret_uuid)
-    if encrypting:
-        row.delete()
-    else:
-        row.stage, row.job_id = Stage.IN_USE, None
-        row.save(update_fields=["stage", "job_id"])
+    old = row.replaces if encrypting else row
+    with transaction.atomic():
+        if encrypting:
+            row.delete()
+        if old is not None:
+            old.stage, old.job_id = Stage.IN_USE, None
+            old.save(update_fields=["stage", "job_id"])
 
 
 def destroy_file(change: Change, path: str, *, wipe: bool = True) -> None:
-    """Overwrites and deletes a file, by the worker where it reaches it, else through the host."""
+    """Overwrites and deletes a file, by the worker where it reaches it, else through the host. Never one that the
+    definition, as it was last looked at, refers to."""
     if not path:
         return
+    if uses(change.facts, path):
+        raise Conflict("definition_changed", f"{change.vm} uses {path}", hint="see what its definition refers to")
     if not reaches_files(change.vm.host):
         change.hypervisor.delete_file(path, wipe=wipe)
         return
@@ -283,13 +293,20 @@ def _destroy_folder(change: Change, path: str) -> None:
 def destroy_originals(change: Change) -> None:
     """Step last: what the definition no longer refers to. A row is settled only when its file is gone."""
     for row in change.rows(Stage.SWITCHED):
-        _check_switched(change, row, row.plain_path, is_so=opens(change.facts, row))
-        if row.purpose == Purpose.VTPM:
-            _destroy_folder(change, row.plain_path)
+        is_so = opens(change.facts, row)
+        _check_switched(change, row, "" if row.shares_image else row.original, is_so=is_so)
+        if row.shares_image:
+            keyslots.remove_replaced(row, change.facts)
+        elif row.purpose == Purpose.VTPM:
+            _destroy_folder(change, row.original)
         else:
-            destroy_file(change, row.plain_path)
-        row.stage = Stage.IN_USE
-        row.save(update_fields=["stage"])
+            destroy_file(change, row.original)
+        old = row.replaces
+        with transaction.atomic():
+            row.stage, row.replaces = Stage.IN_USE, None
+            row.save(update_fields=["stage", "replaces"])
+            if old is not None:
+                old.delete()
     for row in change.rows(Stage.RESTORED):
         _check_switched(change, row, row.path, is_so=not opens(change.facts, row))
         if row.purpose == Purpose.VTPM:
@@ -301,11 +318,11 @@ def destroy_originals(change: Change) -> None:
 
 def _check_switched(change: Change, row: WrappedSecret, path: str, *, is_so: bool) -> None:
     """The row says that `path` is left over. The definition has the last word: somebody may have put it back."""
-    if not is_so or uses(change.facts, path):
+    if not is_so or (path and uses(change.facts, path)):
         raise Conflict(
             "definition_changed",
             f"{row}: the VM's definition was changed outside this console, so nothing is destroyed",
-            hint=f"{path} or its counterpart is in use again; bring back the definition that this console made",
+            hint=f"{path or row.path} or its counterpart is in use again; bring back the definition that this console made",
         )
 
 
@@ -348,7 +365,8 @@ def _metadata(change: Change, *, without: list[WrappedSecret]) -> str | None:
     if key is None:
         return None
     gone = {row.secret_uuid for row in without}
-    rows = [row for row in change.rows(Stage.ENCRYPTING, *OPENED_BY_SECRET) if row.secret_uuid not in gone]
+    stages = (Stage.ENCRYPTING, Stage.SWITCHED, Stage.IN_USE, Stage.DECRYPTING)  # what is REPLACED opens nothing then
+    rows = [row for row in change.rows(*stages) if row.secret_uuid not in gone]
     return vm_metadata.element(change.vm, policy, key, rows)
 
 

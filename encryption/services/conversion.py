@@ -10,6 +10,9 @@ Order of writes, so that a kill at any point loses nothing:
 A job that runs again looks at the rows' stages and the host (`change.settle`), plans anew, and does what is left.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from django.db import transaction
 
 from encryption.models import Key, Stage, VmSecurity
@@ -28,21 +31,27 @@ from inventory.services.connections import HypervisorError
 
 def apply_options(job: Job, progress: Progress) -> None:
     """The work of an `encryption.apply_options` job."""
+    with changing(job, progress, lambda vm: Wish.from_params(job.params)) as change:
+        refuse(change.vm, plan_from_wish(change.vm, change.wish))
+        check_power(change)
+        _carry_out(change)
+
+
+@contextmanager
+def changing(job: Job, progress: Progress, wish: Callable[[VirtualMachine], Wish]) -> Iterator[Change]:
+    """One run of a job that changes a VM's encryption, with what an earlier run did settled. Where the block fails,
+    what is not switched is given up, and the VM is as its rows and its host then say."""
     vm = VirtualMachine.objects.select_related("host").filter(pk=job.target_id).first()
     if vm is None:
         raise NotFound("vm_not_found", f"{job.target_name} is no longer in the inventory")
     progress.step("looking at the virtual machine")
     with connections.open_host(vm.host) as hypervisor:
         sync.refresh_virtual_machine(vm, hypervisor)
-        change = Change(
-            job, progress, vm, Wish.from_params(job.params), hypervisor, hypervisor.virtual_machine(vm.uuid)
-        )
+        change = Change(job, progress, vm, wish(vm), hypervisor, hypervisor.virtual_machine(vm.uuid))
         try:
             changes.settle(change)
             sync.refresh_virtual_machine(vm, hypervisor)
-            refuse(vm, plan_from_wish(vm, change.wish))
-            _check_power(change)
-            _carry_out(change)
+            yield change
         except (Cancelled, ServiceError, HypervisorError):
             _give_up(change)
             raise
@@ -50,7 +59,7 @@ def apply_options(job: Job, progress: Progress) -> None:
             sync.refresh_virtual_machine(vm, hypervisor)
 
 
-def _check_power(change: Change) -> None:
+def check_power(change: Change) -> None:
     if change.facts.power not in {"off", "on", "paused"}:
         raise Conflict("vm_crashed", f"{change.vm} is {change.facts.power}", hint="power it off, then apply again")
 
@@ -62,6 +71,12 @@ def _carry_out(change: Change) -> None:
         key = _key(change)
         changes.begin_encryption(change, key)
     changes.begin_decryption(change)
+    convert(change)
+    _finish(change)
+
+
+def convert(change: Change) -> None:
+    """Every part that has begun: its copy is written, the definition switched, the original destroyed."""
     if change.facts.power == "off":
         with offline.converted_parts(change):
             change.progress.step("switching the definition")
@@ -70,10 +85,9 @@ def _carry_out(change: Change) -> None:
         live.convert_disks(change)
         change.progress.step("switching the definition")
         changes.switch_definition(change)
-    sync.refresh_virtual_machine(vm, change.hypervisor)
+    sync.refresh_virtual_machine(change.vm, change.hypervisor)
     change.progress.step("destroying the originals")
     changes.destroy_originals(change)
-    _finish(change)
 
 
 def _key(change: Change) -> Key:

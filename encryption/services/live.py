@@ -40,10 +40,9 @@ def convert_disks(change: Change) -> None:
 
 
 def _copy_and_pivot(change: Change, opened: OpenedSecret) -> None:
-    row, encrypt = opened.row, opened.row.stage == Stage.ENCRYPTING
-    change.progress.step(
-        f"{'encrypting' if encrypt else 'decrypting'} {row.part} while the VM runs", total=row.size_bytes
-    )
+    row = opened.row
+    verb = "decrypting" if row.stage == Stage.DECRYPTING else "encrypting" if row.replaces is None else "recrypting"
+    change.progress.step(f"{verb} {row.part} while the VM runs", total=row.size_bytes)
     try:
         _mirror(change, opened)
     except OperationRefused:

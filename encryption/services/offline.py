@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 from encryption.adapters import image_files, qemu_img, swtpm
@@ -15,7 +16,7 @@ from encryption.engine.secret import Secret
 from encryption.models import Purpose, Stage, WrappedSecret
 from encryption.services import space, vtpm_files
 from encryption.services.change import Change, vtpm_state_exists
-from encryption.services.release import OpenedSecret, open_secrets
+from encryption.services.release import open_secrets
 from inventory.errors import Conflict, Unavailable
 from inventory.jobs import Progress
 
@@ -31,7 +32,7 @@ def converted_parts(change: Change) -> Iterator[None]:
         for row in rows:
             _check_and_lock(row, held)
         space.check(change, [row for row in rows if row.purpose != Purpose.VTPM], _written(change.progress))
-        states = [(opened.row, _convert(change, opened)) for opened in open_secrets(rows)]
+        states = [(part.row, _convert(change, part)) for part in _opened(rows)]
         change.look()
         if change.facts.power != "off":
             raise Conflict(
@@ -44,15 +45,41 @@ def converted_parts(change: Change) -> Iterator[None]:
         yield
 
 
-def _convert(change: Change, opened: OpenedSecret) -> str:
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part and the passphrases of its source and of its copy (None: plain)."""
+
+    row: WrappedSecret
+    old: Secret | None
+    new: Secret | None
+
+    @property
+    def verb(self) -> str:
+        if self.old is None:
+            return "encrypting"
+        return "decrypting" if self.new is None else "recrypting"
+
+
+def _opened(rows: list[WrappedSecret]) -> list[_Part]:
+    replaced = [row.replaces for row in rows if row.replaces is not None]
+    keys = {one.row: one.passphrase for one in open_secrets([*rows, *replaced])}
+    return [
+        _Part(row, keys[row.replaces] if row.replaces is not None else None, keys[row])
+        if row.stage == Stage.ENCRYPTING
+        else _Part(row, keys[row], None)
+        for row in rows
+    ]
+
+
+def _convert(change: Change, part: _Part) -> str:
     """Writes one part's copy; the fingerprint of its source at that time."""
-    row = opened.row
+    row = part.row
     try:
         if row.purpose == Purpose.VTPM:
-            return _convert_vtpm(change, opened)
-        if row.plain_format == "qcow2":
-            return _convert_qcow2(change, opened)
-        return _convert_raw(change, opened)
+            return _convert_vtpm(change, part)
+        if row.plain_format == "qcow2" and row.replaces is None:
+            return _convert_qcow2(change, part)
+        return _convert_raw(change, part)
     except (ImageError, ImageFileError, luks.LuksError, QemuImgFailed, SwtpmFailed) as exc:
         raise Conflict("conversion_failed", f"{row}: {exc}", hint="the original is untouched") from exc
     except OSError as exc:
@@ -64,7 +91,7 @@ def _convert(change: Change, opened: OpenedSecret) -> str:
 def _source(row: WrappedSecret) -> str:
     if row.purpose == Purpose.VTPM:
         return str(swtpm.state_file(vtpm_files.as_path(row.path)))
-    return row.plain_path if row.stage == Stage.ENCRYPTING else row.path
+    return row.original if row.stage == Stage.ENCRYPTING else row.path
 
 
 def _check_and_lock(row: WrappedSecret, held: ExitStack) -> None:
@@ -75,7 +102,7 @@ def _check_and_lock(row: WrappedSecret, held: ExitStack) -> None:
     try:
         file = held.enter_context(image_files.opened(path))
         image_files.lock_against_writers(file)
-        if row.stage == Stage.DECRYPTING:
+        if row.stage == Stage.DECRYPTING or row.replaces is not None:
             size = _payload_size(row, ImageFile(file))
         elif row.plain_format == "qcow2":
             size = _qcow2_size(row)
@@ -154,22 +181,17 @@ def _offsets(progress: Progress) -> dict[str, Any]:
     return offsets
 
 
-def _convert_raw(change: Change, opened: OpenedSecret) -> str:
-    """Raw to LUKS or back by the engine, resumable at every checkpoint, then verified by sample."""
-    row, encrypt = opened.row, opened.row.stage == Stage.ENCRYPTING
-    source, target = _source(row), row.path if encrypt else row.plain_path
-    conversion = Conversion(
-        size=row.size_bytes,
-        source_passphrase=None if encrypt else opened.passphrase,
-        target_passphrase=opened.passphrase if encrypt else None,
-    )
+def _convert_raw(change: Change, part: _Part) -> str:
+    """Raw to LUKS, back, or LUKS to LUKS by the engine, resumable at every checkpoint, then verified by sample."""
+    row = part.row
+    source, target = _source(row), row.plain_path if part.new is None else row.path
+    conversion = Conversion(size=row.size_bytes, source_passphrase=part.old, target_passphrase=part.new)
     state = image_files.fingerprint(source)
     reporter = _Reporter(change.progress, row, state)
     start = reporter.start() if image_files.exists(target) else None
     if start is None:
         image_files.create(target, like=source)
-    verb = "encrypting" if encrypt else "decrypting"
-    change.progress.step(f"{verb} {row.part}", total=row.size_bytes)
+    change.progress.step(f"{part.verb} {row.part}", total=row.size_bytes)
     with image_files.opened(source) as reading, image_files.opened(target, write=True) as writing:
         convert.convert(conversion, ImageFile(reading), ImageFile(writing), start=start, progress=reporter)
         change.progress.step(f"verifying {row.part}")
@@ -181,17 +203,17 @@ def _convert_raw(change: Change, opened: OpenedSecret) -> str:
     return state
 
 
-def _convert_qcow2(change: Change, opened: OpenedSecret) -> str:
+def _convert_qcow2(change: Change, part: _Part) -> str:
     """qcow2 to LUKS or back by qemu-img: begun anew after a crash, compared in full at the end."""
-    row, passphrase = opened.row, opened.passphrase
-    encrypt = row.stage == Stage.ENCRYPTING
+    row, encrypt = part.row, part.old is None
+    passphrase = part.new or part.old
+    assert passphrase is not None  # noqa: S101  one side is always LUKS
     source, target = _source(row), row.path if encrypt else row.plain_path
     state = image_files.fingerprint(source)
     reporter = _Reporter(change.progress, row, state)
     if reporter.start() == row.size_bytes and image_files.exists(target):
         return state
-    verb = "encrypting" if encrypt else "decrypting"
-    change.progress.step(f"{verb} {row.part}", total=row.size_bytes)
+    change.progress.step(f"{part.verb} {row.part}", total=row.size_bytes)
 
     def advance(percent: int) -> None:
         change.progress.advance(row.size_bytes * percent // 100)
@@ -221,21 +243,16 @@ def _write_header(target: str, passphrase: Secret, size: int) -> None:
         image.sync()
 
 
-def _convert_vtpm(change: Change, opened: OpenedSecret) -> str:
+def _convert_vtpm(change: Change, part: _Part) -> str:
     """Always anew: it is quick, and the VM may have run since. Without state (a VM that never ran) there is nothing to
     do: swtpm makes it, encrypted, at the first start."""
-    row, encrypt = opened.row, opened.row.stage == Stage.ENCRYPTING
+    row = part.row
     vtpm_files.drop_staged(row)
     if not vtpm_state_exists(row):
         return ""
     state = image_files.fingerprint(_source(row))
-    change.progress.step("encrypting the vTPM state" if encrypt else "decrypting the vTPM state")
-    swtpm.convert(
-        vtpm_files.as_path(row.path),
-        vtpm_files.partial(row),
-        old=None if encrypt else opened.passphrase,
-        new=opened.passphrase if encrypt else None,
-    )
+    change.progress.step(f"{part.verb} the vTPM state")
+    swtpm.convert(vtpm_files.as_path(row.path), vtpm_files.partial(row), old=part.old, new=part.new)
     vtpm_files.publish(row)
     return state
 

@@ -30,5 +30,5 @@ def check(change: Change, rows: list[WrappedSecret], written: Mapping[str, int])
             raise Conflict(
                 "space_missing",
                 f"{change.vm}: {missing >> 20} MiB are needed beside {row.part}, {free >> 20} MiB are free",
-                hint="free space on that datastore, or encrypt fewer disks at once",
+                hint="free space on that datastore, or choose fewer disks at once",
             )

@@ -1,0 +1,141 @@
+"""Keyslots of an image that a worker reaches: a passphrase is added, or removed, and the volume key stays as it is.
+
+Order of writes: what is added has its key material on stable storage before the header names it; what is removed is
+out of the header before its key material is overwritten, and a removal that was cut short is completed by the next
+one. At every point of a crash the passphrase that is kept opens the image. QEMU is locked out meanwhile.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from encryption.adapters import image_files
+from encryption.adapters.image_files import ImageFileError
+from encryption.engine import convert, luks
+from encryption.engine.image import ImageError, ImageFile
+from encryption.engine.secret import Secret
+from encryption.models import WrappedSecret
+from encryption.services.parts import opens, path_in
+from encryption.services.release import open_secrets
+from inventory.errors import Conflict, Unavailable
+from inventory.services.connections import VmFacts, reaches_files
+
+
+@contextmanager
+def added(rows: list[WrappedSecret], facts: VmFacts) -> Iterator[None]:
+    """Gives the image of each replaced secret a keyslot for the secret that replaces it; the definition is switched
+    inside. Until the block ends no VM can be started from those images. Can be repeated."""
+    keys = _passphrases(rows)
+    with _all_opened([(row, _path(_replaced(row), facts)) for row in rows]) as images:
+        for row, image in zip(rows, images, strict=True):
+            old, new = keys[_replaced(row)], keys[row]
+            with _named(row):
+                prefix = convert.read_prefix(image)
+                if not _fits(prefix, new):
+                    _write_added(image, luks.add_passphrase(prefix, old, new))
+        yield
+
+
+def remove_replaced(row: WrappedSecret, facts: VmFacts) -> None:
+    """Destroys the keyslot of the replaced secret, once the definition names the new one. Can be repeated."""
+    _remove(row, _path(row, facts), gone=_replaced(row), kept=row)
+
+
+def take_back(row: WrappedSecret, facts: VmFacts) -> None:
+    """Destroys the new keyslot: the image is as it was before `added`. An image that is gone has none."""
+    old = _replaced(row)
+    path = _path(old, facts)
+    if reaches_files(row.virtual_machine.host) and not image_files.exists(path):
+        return
+    _remove(row, path, gone=row, kept=old)
+
+
+def _remove(row: WrappedSecret, path: str, *, gone: WrappedSecret, kept: WrappedSecret) -> None:
+    keys = _passphrases([row])
+    with _all_opened([(row, path)]) as (image,), _named(row):
+        prefix = convert.read_prefix(image)
+        rest = luks.remove_passphrase(prefix, keys[gone], keys[kept])
+        if rest != prefix:
+            _write_removed(image, rest)
+
+
+def _replaced(row: WrappedSecret) -> WrappedSecret:
+    assert row.replaces is not None  # noqa: S101  only rows with `shares_image` come here
+    return row.replaces
+
+
+def _passphrases(rows: list[WrappedSecret]) -> dict[WrappedSecret, Secret]:
+    opened = open_secrets([*rows, *map(_replaced, rows)])
+    return {one.row: one.passphrase for one in opened}
+
+
+def _path(row: WrappedSecret, facts: VmFacts) -> str:
+    if not opens(facts, row):
+        raise Conflict(
+            "definition_changed",
+            f"{row}: the VM's definition was changed outside this console",
+            hint="bring back the definition that this console made",
+        )
+    return path_in(facts, row)
+
+
+@contextmanager
+def _all_opened(places: list[tuple[WrappedSecret, str]]) -> Iterator[list[ImageFile]]:
+    """Images for reading and writing, with QEMU locked out."""
+    with ExitStack() as held:
+        yield [_opened(row, path, held) for row, path in places]
+
+
+def _opened(row: WrappedSecret, path: str, held: ExitStack) -> ImageFile:
+    if not reaches_files(row.virtual_machine.host):
+        raise Conflict(
+            "files_not_reachable", f"no worker of this console reaches {path}", hint="run a worker on that host"
+        )
+    with _named(row):
+        file = held.enter_context(image_files.opened(path, write=True))
+        image_files.lock_against_writers(file)
+    return ImageFile(file)
+
+
+def _fits(prefix: bytes, passphrase: Secret) -> bool:
+    try:
+        luks.unlock(prefix, passphrase)
+    except luks.KeyslotLocked:
+        return False
+    return True
+
+
+def _write_added(image: ImageFile, prefix: bytes) -> None:
+    image.write(luks.HEADER_BYTES, memoryview(prefix)[luks.HEADER_BYTES :])
+    image.sync()
+    image.write(0, memoryview(prefix)[: luks.HEADER_BYTES])
+    image.sync()
+
+
+def _write_removed(image: ImageFile, prefix: bytes) -> None:
+    image.write(0, memoryview(prefix)[: luks.HEADER_BYTES])
+    image.sync()
+    image.write(luks.HEADER_BYTES, memoryview(prefix)[luks.HEADER_BYTES :])
+    image.sync()
+
+
+@contextmanager
+def _named(row: WrappedSecret) -> Iterator[None]:
+    """What the engine and the system raise, as ServiceErrors that name the part."""
+    try:
+        yield
+    except luks.NoFreeKeyslot as exc:
+        raise Conflict(
+            "no_free_keyslot", f"{row}: {exc}", hint="remove one with cryptsetup luksKillSlot, or make new volume keys"
+        ) from exc
+    except image_files.InUse as exc:
+        raise Conflict("image_in_use", f"{row}: {exc}", hint="shut the VM down, then apply again") from exc
+    except image_files.FileMissing as exc:
+        raise Conflict("image_missing", f"{row}: {exc}", hint="check the datastore") from exc
+    except image_files.NotRegular as exc:
+        raise Conflict("image_not_regular", f"{row}: {exc}", hint="give the real path") from exc
+    except (ImageError, ImageFileError, luks.LuksError) as exc:
+        raise Conflict("image_unreadable", f"{row}: {exc}", hint="check the datastore") from exc
+    except OSError as exc:
+        raise Unavailable(
+            "datastore_error", f"{row}: {exc.strerror}", hint="look at the datastore, then apply again"
+        ) from exc
