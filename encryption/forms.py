@@ -10,6 +10,7 @@ from typing_extensions import override
 from encryption.models import StoragePolicy
 from encryption.services.adoption import ForeignProvider
 from encryption.services.options import VmOptions, Wish
+from encryption.services.recrypt_ways import Recryptable, Way
 from inventory.forms import ClarityForm
 
 PEM_ROWS = 12
@@ -80,6 +81,45 @@ class StoragePolicyForm(ClarityForm):
 
 class PolicyNameForm(ClarityForm):
     name = forms.CharField(label="Name", max_length=80)
+
+
+WAYS: Final = {
+    Way.KEY: (
+        "New key encryption key",
+        "The data keys are wrapped under a new key of the key provider. Data keys and data stay. The VM may run.",
+    ),
+    Way.PASSPHRASES: (
+        "New passphrases",
+        "Each LUKS image gets a new passphrase; volume keys and data stay. The VM must be powered off.",
+    ),
+    Way.VOLUME_KEYS: (
+        "New volume keys",
+        "Each chosen part is copied under a new volume key, and the VM gets a new key encryption key as well. Disks "
+        "can be copied while it runs; the copies need as much free space as the disks have.",
+    ),
+}
+
+
+class RecryptForm(ClarityForm):
+    """Recrypt: which of the three ways, and for new volume keys which parts of the VM."""
+
+    way = forms.ChoiceField(
+        label="Make", choices=[(way.value, label) for way, (label, _) in WAYS.items()], widget=forms.RadioSelect
+    )
+    parts = forms.MultipleChoiceField(
+        label="Parts", required=False, widget=forms.CheckboxSelectMultiple(attrs={"class": "clr-checkbox"})
+    )
+
+    def __init__(self, found: Recryptable, data: Any = None, initial: Any = None) -> None:
+        super().__init__(data, initial={"way": Way.KEY.value, "parts": sorted(found.suggested)})
+        self.fields["parts"].choices = [  # type: ignore[attr-defined]
+            (name, f"{label}, only while the VM is off" if found.is_running and name in found.home else label)
+            for name, label in found.parts.items()
+        ]
+
+    def ways(self) -> list[tuple[Any, str]]:
+        """Each choice with what it does."""
+        return [(choice, WAYS[Way(choice.data["value"])][1]) for choice in self["way"]]
 
 
 class KeyProviderForm(ClarityForm):

@@ -378,6 +378,7 @@ class WrappedSecret(models.Model):
             return self.plain_path
         return self.replaces.path
 
+
 class Bundle(models.Model):
     """An exported VM in the exchange folder, as a worker last saw it. The folder is the truth, this row a picture of it
     for the web process, which may not reach the folder."""

@@ -6,9 +6,11 @@ from encryption.services import (
     adoption,
     client_keys,
     conversion,
+    deep_recrypt,
     key_access,
     key_lifecycle,
     kms_health,
+    passphrases,
     recrypt,
     rotation,
     unlock,
@@ -109,6 +111,16 @@ def unlock_of_provider(cluster_id: str) -> None:
 @shared_task(name="encryption.recrypt_vm")
 def recrypt_vm(job_id: str) -> None:
     jobs.run(job_id, recrypt.run_recrypt_vm)
+
+
+@shared_task(name="encryption.deep_recrypt_vm")
+def deep_recrypt_vm(job_id: str) -> None:
+    jobs.run(job_id, deep_recrypt.run_deep_recrypt_vm)
+
+
+@shared_task(name="encryption.rotate_passphrases")
+def rotate_passphrases(job_id: str) -> None:
+    jobs.run(job_id, passphrases.run_rotate_passphrases)
 
 
 @shared_task(name="encryption.recrypt_vms")

@@ -2,13 +2,14 @@
 
 from django.urls import path
 
-from encryption.views import key_providers, key_trust, keys, storage_policies, vm_options, vm_unlock
+from encryption.views import key_providers, key_trust, keys, storage_policies, vm_options, vm_recrypt, vm_unlock
 
 app_name = "encryption"
 urlpatterns = [
     path("vms/<uuid:vm_id>/options/", vm_options.show, name="vm-options"),
     path("vms/<uuid:vm_id>/options/plan/", vm_options.plan, name="vm-plan"),
-    path("vms/<uuid:vm_id>/recrypt/", vm_options.recrypt_vm, name="vm-recrypt"),
+    path("vms/<uuid:vm_id>/recrypt/", vm_recrypt.recrypt_vm, name="vm-recrypt"),
+    path("vms/<uuid:vm_id>/recrypt/plan/", vm_recrypt.plan, name="vm-recrypt-plan"),
     path("vms/<uuid:vm_id>/unlock/", vm_unlock.unlock_vm, name="vm-unlock"),
     path("vms/<uuid:vm_id>/card/", vm_options.card, name="vm-card"),
     path("policies/", storage_policies.index, name="policies"),

@@ -5,8 +5,9 @@ from uuid import UUID
 from django.http import HttpRequest
 from ninja import Router
 
-from encryption.api.schemas import PlanOut, VmOptionsOut, WishIn
-from encryption.services import options, recrypt, unlock
+from encryption.api.schemas import DeepRecryptIn, PlanOut, RecryptPlanIn, VmOptionsOut, WishIn
+from encryption.services import deep_recrypt, options, passphrases, recrypt, recrypt_ways, unlock
+from encryption.services.recrypt_ways import Way
 from inventory.api.frame import actor_of
 from inventory.api.schemas import JobOut
 
@@ -34,6 +35,31 @@ def apply_vm_options(request: HttpRequest, vm_id: UUID, wanted: WishIn) -> JobOu
 def recrypt_vm(request: HttpRequest, vm_id: UUID) -> JobOut:
     """Starts the job that gives the VM a new key (KEK); its data keys and its data stay, and it may run."""
     return JobOut.of(recrypt.recrypt_vm(vm_id=vm_id, actor=actor_of(request)))
+
+
+@router.post("/virtual-machines/{uuid:vm_id}/recrypt/plan", response=PlanOut)
+def plan_recrypt(request: HttpRequest, vm_id: UUID, wanted: RecryptPlanIn) -> PlanOut:
+    """What one of the three ways of recrypting would do, from what is known now. Changes nothing."""
+    actor = actor_of(request)
+    return PlanOut.of(recrypt_ways.plan_recrypt(vm_id=vm_id, way=Way(wanted.way), parts=wanted.chosen(), actor=actor))
+
+
+@router.post("/virtual-machines/{uuid:vm_id}/recrypt/deep", response={202: JobOut})
+def deep_recrypt_vm(request: HttpRequest, vm_id: UUID, wanted: DeepRecryptIn) -> JobOut:
+    """Starts the job that copies parts of the VM under new volume keys, and gives it a new key (KEK). Disks may be
+    copied while it runs, its home only while it is off."""
+    actor = actor_of(request)
+    return JobOut.of(
+        deep_recrypt.deep_recrypt_vm(
+            vm_id=vm_id, parts=wanted.chosen(), kms_cluster_id=wanted.key_provider_id, actor=actor
+        )
+    )
+
+
+@router.post("/virtual-machines/{uuid:vm_id}/recrypt/passphrases", response={202: JobOut})
+def rotate_passphrases(request: HttpRequest, vm_id: UUID) -> JobOut:
+    """Starts the job that gives every LUKS image of a powered-off VM a new passphrase; volume keys and data stay."""
+    return JobOut.of(passphrases.rotate_passphrases(vm_id=vm_id, actor=actor_of(request)))
 
 
 @router.post("/virtual-machines/{uuid:vm_id}/unlock", response={202: JobOut})

@@ -37,6 +37,11 @@ class StepKind(StrEnum):
     DECRYPT_NVRAM = "decrypt_nvram"
     ENCRYPT_VTPM = "encrypt_vtpm"
     DECRYPT_VTPM = "decrypt_vtpm"
+    RECRYPT_DISK = "recrypt_disk"
+    RECRYPT_NVRAM = "recrypt_nvram"
+    RECRYPT_VTPM = "recrypt_vtpm"
+    ADD_KEYSLOT = "add_keyslot"
+    REMOVE_KEYSLOT = "remove_keyslot"
     SWITCH_DEFINITION = "switch_definition"
     ASSIGN_POLICY = "assign_policy"
     DESTROY_ORIGINALS = "destroy_originals"
@@ -353,7 +358,7 @@ def _destroy_step(text: str) -> Step:
 def _warnings(current: CurrentVm, conversions: list[Step]) -> Iterable[Finding]:
     size = sum(step.size for step in conversions)
     if size:
-        yield Finding("space_needed", f"{_gigabytes(size)} of free space are needed until the originals are deleted")
+        yield Finding("space_needed", f"{gigabytes(size)} of free space are needed until the originals are deleted")
     kinds = {step.kind for step in conversions}
     if kinds & {StepKind.ENCRYPT_DISK, StepKind.ENCRYPT_NVRAM, StepKind.ENCRYPT_VTPM}:
         yield Finding(
@@ -369,5 +374,6 @@ def _warnings(current: CurrentVm, conversions: list[Step]) -> Iterable[Finding]:
         )
 
 
-def _gigabytes(size: int) -> str:
+def gigabytes(size: int) -> str:
+    """For people: MiB below one GiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"

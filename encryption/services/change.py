@@ -247,7 +247,8 @@ def drop_target(change: Change, row: WrappedSecret) -> None:
     """Gives up a part's conversion: the half-written copy goes, the original stays as it was."""
     encrypting = row.stage == Stage.ENCRYPTING
     if row.shares_image:
-        keyslots.take_back(row, change.facts)
+        if keyslots.may_be_added(row, change.job):
+            keyslots.take_back(row, change.facts)
     elif row.purpose == Purpose.VTPM:
         _destroy_folder(change, str(vtpm_files.partial(row)))
         _destroy_folder(change, str(vtpm_files.staged(row)))
@@ -322,7 +323,8 @@ def _check_switched(change: Change, row: WrappedSecret, path: str, *, is_so: boo
         raise Conflict(
             "definition_changed",
             f"{row}: the VM's definition was changed outside this console, so nothing is destroyed",
-            hint=f"{path or row.path} or its counterpart is in use again; bring back the definition that this console made",
+            hint=f"{path or row.path} or its counterpart is in use again; "
+            "bring back the definition that this console made",
         )
 
 

@@ -65,7 +65,7 @@ def check_power(change: Change) -> None:
 
 
 def _carry_out(change: Change) -> None:
-    vm, policy = change.vm, policy_of(change.wish)
+    policy = policy_of(change.wish)
     changes.destroy_originals(change)  # of a change that was interrupted: its rows would stand in the way
     if policy.encrypts:
         key = _key(change)

@@ -17,22 +17,40 @@ from encryption.models import WrappedSecret
 from encryption.services.parts import opens, path_in
 from encryption.services.release import open_secrets
 from inventory.errors import Conflict, Unavailable
+from inventory.jobs import Progress
+from inventory.models import Job
 from inventory.services.connections import VmFacts, reaches_files
 
 
 @contextmanager
-def added(rows: list[WrappedSecret], facts: VmFacts) -> Iterator[None]:
+def added(rows: list[WrappedSecret], facts: VmFacts, progress: Progress) -> Iterator[None]:
     """Gives the image of each replaced secret a keyslot for the secret that replaces it; the definition is switched
-    inside. Until the block ends no VM can be started from those images. Can be repeated."""
+    inside. Until the block ends no VM can be started from those images. Can be repeated.
+
+    Nothing is written before all is known to fit, and before the job's checkpoint says that it may have been.
+    """
     keys = _passphrases(rows)
     with _all_opened([(row, _path(_replaced(row), facts)) for row in rows]) as images:
+        prefixes: list[bytes | None] = []
         for row, image in zip(rows, images, strict=True):
-            old, new = keys[_replaced(row)], keys[row]
             with _named(row):
                 prefix = convert.read_prefix(image)
-                if not _fits(prefix, new):
-                    _write_added(image, luks.add_passphrase(prefix, old, new))
+                new = keys[row]
+                prefixes.append(None if _fits(prefix, new) else luks.add_passphrase(prefix, keys[_replaced(row)], new))
+        progress.checkpoint(keyslots=True)
+        for row, image, written in zip(rows, images, prefixes, strict=True):
+            with _named(row):
+                if written is not None:
+                    _write_added(image, written)
         yield
+
+
+def may_be_added(row: WrappedSecret, job: Job) -> bool:
+    """Whether a job, this one or the one that began with the row, has come so far as to write keyslots."""
+    if row.job_id is None:
+        return True
+    begun = job if row.job_id == job.pk else Job.objects.filter(pk=row.job_id).first()
+    return begun is None or bool(begun.checkpoint.get("keyslots"))
 
 
 def remove_replaced(row: WrappedSecret, facts: VmFacts) -> None:

@@ -99,11 +99,20 @@ def vm_options(*, vm_id: UUID, actor: Actor) -> VmOptions:
         vm=vm,
         disks=tuple(vm.disks.filter(device="disk")),
         security=VmSecurity.objects.select_related("policy", "key__cluster").filter(virtual_machine=vm).first(),
-        secrets=tuple(vm.wrapped_secrets.select_related("key__cluster")),
+        secrets=tuple(
+            row for row in vm.wrapped_secrets.select_related("key__cluster", "replaces", "replaced_by") if _counts(row)
+        ),
         policies=tuple(StoragePolicy.objects.all()),
         kms_clusters=tuple(KmsCluster.objects.order_by("-is_default", "name")),
         disk_policies={row.target: row.policy for row in vm.disk_policies.select_related("policy")},
     )
+
+
+def _counts(row: WrappedSecret) -> bool:
+    """Of a secret and the one that replaces it people see one: that which the definition opens."""
+    if row.stage == Stage.REPLACED:
+        return getattr(row, "replaced_by", None) is None or row.replaced_by.stage == Stage.ENCRYPTING
+    return row.stage != Stage.ENCRYPTING or row.replaces is None
 
 
 def plan_options(*, vm_id: UUID, wish: Wish, actor: Actor) -> Plan:
@@ -170,7 +179,7 @@ def refuse(vm: VirtualMachine, plan: Plan) -> None:
 
 def observe(vm: VirtualMachine) -> CurrentVm:
     """The engine's view of a VM: what libvirt last reported and which secrets this console holds."""
-    rows = list(vm.wrapped_secrets.defer("wrapped"))
+    rows = list(vm.wrapped_secrets.select_related("replaces").defer("wrapped", "replaces__wrapped"))
     held = {(row.purpose, row.target) for row in rows}
     disks = list(vm.disks.all())
     needed = {
@@ -192,7 +201,7 @@ def observe(vm: VirtualMachine) -> CurrentVm:
         home_is_ours=all((part, "") in held for part in needed),
         disks=tuple(_current_disks(vm, disks, held)),
         has_key=VmSecurity.objects.filter(virtual_machine=vm, key__isnull=False).exists(),
-        leftovers=tuple(_leftover(vm, disks, row) for row in rows if row.stage != Stage.IN_USE),
+        leftovers=tuple(_leftover(vm, disks, row) for row in rows if row.stage not in (Stage.IN_USE, Stage.REPLACED)),
         has_managed_save=vm.has_managed_save,
         snapshot_count=vm.snapshot_count,
         memory_snapshot_count=vm.memory_snapshot_count,
@@ -200,7 +209,13 @@ def observe(vm: VirtualMachine) -> CurrentVm:
 
 
 def _leftover(vm: VirtualMachine, disks: list[Disk], row: WrappedSecret) -> str:
-    """The file of an unfinished part that its VM does not use: the half-written copy, or what was copied."""
+    """The file of an unfinished part that its VM does not use: the half-written copy, or what was copied. Of a
+    rotated passphrase only a keyslot is left."""
+    if row.shares_image:
+        return f"a keyslot of {row.path}"
+    if row.replaces is not None and row.purpose != Purpose.VTPM:
+        in_use = {vm.nvram_path} | {disk.source for disk in disks}
+        return row.original if row.path in in_use else row.path
     if row.purpose == Purpose.NVRAM:
         is_encrypted = vm.is_nvram_encrypted
     elif row.purpose == Purpose.VTPM:

@@ -14,7 +14,7 @@ from uuid import UUID
 from django.db import transaction
 
 from encryption.engine import keywrap
-from encryption.models import Key, KmsCluster, Stage, VmSecurity, WrappedSecret
+from encryption.models import OPENED_BY_SECRET, Key, KmsCluster, Stage, VmSecurity, WrappedSecret
 from encryption.services import locks, vm_metadata
 from encryption.services.key_access import KeySession, fetched_key, new_key_name, session_key
 from encryption.services.release import open_secrets
@@ -41,15 +41,15 @@ def recrypt_vm(*, vm_id: UUID, actor: Actor, kms_cluster_id: UUID | None = None)
     """A new KEK from the VM's own key provider, or from another one. Raises Conflict `not_encrypted`."""
     vm = vm_of(vm_id)
     authorize(actor, ACTION, vm)
-    _keyed(vm)
-    params = {"kms_cluster": str(_cluster(kms_cluster_id).pk)} if kms_cluster_id else {}
+    keyed_vm(vm)
+    params = {"kms_cluster": str(cluster_of(kms_cluster_id).pk)} if kms_cluster_id else {}
     return _requested(jobs.start(RECRYPT, target=vm, actor=actor, params=params), vm, actor)
 
 
 @transaction.atomic
 def recrypt_provider(*, cluster_id: UUID, actor: Actor) -> Job:
     """A new KEK for every VM whose KEK is this provider's: one job, a result for each VM."""
-    cluster = _cluster(cluster_id)
+    cluster = cluster_of(cluster_id)
     authorize(actor, ACTION, cluster)
     count = VmSecurity.objects.filter(key__cluster=cluster).count()
     if not count:
@@ -78,13 +78,19 @@ def run_recrypt_vm(job: Job, progress: Progress) -> None:
     vm = VirtualMachine.objects.select_related("host").filter(pk=job.target_id).first()
     if vm is None:
         raise NotFound("vm_not_found", f"{job.target_name} is no longer in the inventory")
-    keyed, chosen = _keyed(vm), job.params.get("kms_cluster")
+    keyed, chosen = keyed_vm(vm), job.params.get("kms_cluster")
     progress.step("creating a key at the key provider")
-    with KeySession(_cluster(UUID(chosen)) if chosen else keyed.key.cluster) as session:
-        keyed = _with_new_key(keyed, session, job)
+    keyed = renew_key(keyed, cluster_of(UUID(chosen)) if chosen else keyed.key.cluster, job)
     with connections.open_host(vm.host) as hypervisor:
-        _write_metadata(keyed, hypervisor)
+        write_metadata(keyed, hypervisor)
         sync.refresh_virtual_machine(vm, hypervisor)
+
+
+def renew_key(keyed: KeyedVm, cluster: KmsCluster, job: Job) -> KeyedVm:
+    """A new KEK from this key provider for all data keys of the VM. Done once for a job, however often it is called;
+    what the VM's definition carries is written by `write_metadata`."""
+    with KeySession(cluster) as session:
+        return _with_new_key(keyed, session, job)
 
 
 def run_recrypt_vms(job: Job, progress: Progress) -> None:
@@ -94,7 +100,7 @@ def run_recrypt_vms(job: Job, progress: Progress) -> None:
     A VM that fails does not hold up the others, nor does a host. A key provider that is lost ends the job: each
     further VM would only wait for it. After a kill, VMs that have their new key already are not given another one.
     """
-    cluster = _cluster(job.target_id)
+    cluster = cluster_of(job.target_id)
     due: dict[str, str] | None = job.params.get("due")
     results: dict[str, str] = dict(job.checkpoint.get("results", {}))
     found = [vm for vm in _vms_at(cluster) if due is None or str(vm.pk) in due]
@@ -155,7 +161,7 @@ class _Bulk:
             try:
                 _refuse_busy(vm)
                 reason = self._reasons.get(str(vm.pk), "")
-                renewed.append(_with_new_key(_keyed(vm), self._session, self._job, reason))
+                renewed.append(_with_new_key(keyed_vm(vm), self._session, self._job, reason))
             except (Unavailable, Untrusted) as exc:
                 lost = exc
                 break
@@ -163,7 +169,7 @@ class _Bulk:
                 self._fail(vm, exc)
         for keyed in renewed:
             try:
-                _write_metadata(keyed, hypervisor)
+                write_metadata(keyed, hypervisor)
                 self._results[str(keyed.vm.pk)] = _DONE
             except HostUnreachable:
                 raise
@@ -222,13 +228,17 @@ def _refuse_busy(vm: VirtualMachine) -> None:
         raise Conflict("target_busy", f"{vm} is busy: {jobs.label(busy)}", hint="recrypt it by itself afterwards")
 
 
-def _write_metadata(keyed: KeyedVm, hypervisor: Hypervisor) -> None:
+def write_metadata(keyed: KeyedVm, hypervisor: Hypervisor) -> None:
+    """The VM's definition carries the wrapped keys of what it opens now."""
     vm = keyed.vm
-    element = vm_metadata.element(vm, keyed.security.policy, keyed.key, vm.wrapped_secrets.select_related("key"))
+    rows = vm.wrapped_secrets.filter(stage__in=OPENED_BY_SECRET).select_related("key")
+    rows = rows.exclude(stage=Stage.REPLACED, replaced_by__stage=Stage.SWITCHED)
+    element = vm_metadata.element(vm, keyed.security.policy, keyed.key, rows)
     hypervisor.redefine(vm.uuid, lambda xml: set_metadata(xml, vm_metadata.NAMESPACE, element))
 
 
-def _keyed(vm: VirtualMachine) -> KeyedVm:
+def keyed_vm(vm: VirtualMachine) -> KeyedVm:
+    """The VM with its policy and KEK, read now. Raises Conflict `not_encrypted`."""
     found = VmSecurity.objects.select_related("key__cluster", "policy").filter(virtual_machine=vm).first()
     if found is None or found.key is None:
         raise Conflict("not_encrypted", f"{vm} is not encrypted", hint="encrypt it by its VM Options")
@@ -241,7 +251,7 @@ def _vms_at(cluster: KmsCluster) -> list[VirtualMachine]:
     return list(found.order_by("host_id", "security__key_id", "name"))
 
 
-def _cluster(cluster_id: UUID) -> KmsCluster:
+def cluster_of(cluster_id: UUID) -> KmsCluster:
     found = KmsCluster.objects.filter(pk=cluster_id).first()
     if found is None:
         raise NotFound("key_provider_not_found", f"there is no key provider {cluster_id}")

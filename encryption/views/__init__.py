@@ -1,6 +1,6 @@
 """Pages of encryption, and where they plug into inventory's."""
 
-from encryption.views import key_providers, key_trust, keys, storage_policies, vm_options, vm_unlock
+from encryption.views import key_providers, key_trust, keys, storage_policies, vm_options, vm_recrypt, vm_unlock
 from inventory.models import TargetKind
 from inventory.views import extensions
 
@@ -14,4 +14,4 @@ extensions.add_action(TargetKind.VIRTUAL_MACHINE, vm_unlock.actions)
 extensions.add_badges(TargetKind.VIRTUAL_MACHINE, vm_unlock.badges)
 extensions.add_card(TargetKind.VIRTUAL_MACHINE, "encryption:vm-card")
 
-__all__ = ["key_providers", "key_trust", "keys", "storage_policies", "vm_options", "vm_unlock"]
+__all__ = ["key_providers", "key_trust", "keys", "storage_policies", "vm_options", "vm_recrypt", "vm_unlock"]

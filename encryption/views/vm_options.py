@@ -9,14 +9,13 @@ from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from encryption.forms import VmOptionsForm
-from encryption.services import options, recrypt, unlock
+from encryption.services import options, unlock
 from encryption.services.options import VmOptions
-from inventory.authorize import authorize, may
+from inventory.authorize import may
 from inventory.errors import ServiceError
-from inventory.forms import ConfirmForm
 from inventory.models import TargetKind
 from inventory.views import pages
-from inventory.views.dialogs import dialog, done
+from inventory.views.dialogs import done
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -48,26 +47,6 @@ def card(request: HttpRequest, vm_id: UUID) -> HttpResponse:
     found = options.vm_options(vm_id=vm_id, actor=request.user)
     context = {"found": found, "may_unlock": may(request.user, unlock.ACTION, found.vm)}
     return render(request, "encryption/_vm_card.html", context)
-
-
-def recrypt_vm(request: HttpRequest, vm_id: UUID) -> HttpResponse:
-    """Asks, and starts the job that gives the VM a new key."""
-    vm = pages.load_vm(vm_id, request.user)
-    authorize(request.user, recrypt.ACTION, vm)
-    page = reverse("inventory:monitor", args=[TargetKind.VIRTUAL_MACHINE, vm_id])
-
-    def submit(_: dict[str, Any]) -> str:
-        recrypt.recrypt_vm(vm_id=vm_id, actor=request.user)
-        return page
-
-    text = f"Create a new key for {vm} and wrap its data keys under it? The data stay as they are; the VM may run."
-    context = {
-        "title": "Recrypt",
-        "button": "Recrypt",
-        "text": text,
-        "back": reverse("encryption:vm-options", args=[vm_id]),
-    }
-    return dialog(request, template="encryption/kms_form.html", form=ConfirmForm, submit=submit, context=context)
 
 
 def _panel(request: HttpRequest, found: VmOptions, form: VmOptionsForm) -> dict[str, Any]:

@@ -227,7 +227,8 @@ ROUTES_OF_VIEWS = {
     "inventory:discard-saved-state": "discard_saved_state",
     "encryption:vm-options": "apply_vm_options",
     "encryption:vm-plan": "plan_vm_options",
-    "encryption:vm-recrypt": "recrypt_vm",
+    "encryption:vm-recrypt": "recrypt_vm",  # and deep_recrypt_vm, rotate_passphrases
+    "encryption:vm-recrypt-plan": "plan_recrypt",
     "encryption:vm-unlock": "unlock_vm",
     "encryption:policy-add": "create_storage_policy",
     "encryption:policy-edit": "edit_storage_policy",

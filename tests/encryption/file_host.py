@@ -124,7 +124,10 @@ class FileHost(FakeHypervisor):
             self.targets[uuid, disk] = target
 
     def _copy(self, source: DiskFacts, target: LuksTarget) -> None:
-        if target.secret_uuid is not None:
+        if target.secret_uuid is not None and source.secret_uuid is not None:
+            known = next(one.value for one in self.put if one.uuid == source.secret_uuid)  # QEMU has it since the start
+            _recrypt(source.source, Secret(known), target.path, Secret(self.secrets[target.secret_uuid]))
+        elif target.secret_uuid is not None:
             passphrase = Secret(self.secrets[target.secret_uuid])
             qemu_img.copy_into_luks(source.source, source.format, target.path, passphrase, lambda _: None)
         else:
@@ -140,12 +143,12 @@ class FileHost(FakeHypervisor):
 
     @override
     def pivot(self, uuid: UUID, disk: str) -> None:
+        super().pivot(uuid, disk)
         target = self.targets.pop((uuid, disk))
         for definitions in (self.xml, self.live):
             definitions[uuid] = domain_edit.set_disk(
                 definitions[uuid], disk, path=target.path, format=target.format, secret_uuid=target.secret_uuid
             )
-        super().pivot(uuid, disk)
 
     @override
     def create_file(self, path: str, *, size: int, head: bytes = b"") -> None:
@@ -202,6 +205,17 @@ class FileHost(FakeHypervisor):
     def define(self, xml: str) -> None:
         self._ask("define")
         self.add_xml(xml)
+
+
+def _recrypt(source: str, old: Secret, target: str, new: Secret) -> None:
+    """By qemu-img, the target's header being there."""
+    command = ["qemu-img", "convert", "-n", "--image-opts", "--target-image-opts"]
+    command += ["--object", f"secret,id=old,data={old.reveal().decode()}"]
+    command += ["--object", f"secret,id=new,data={new.reveal().decode()}"]
+    command += [
+        f"driver=luks,key-secret={name},file.filename={path}" for name, path in (("old", source), ("new", target))
+    ]
+    subprocess.run(command, check=True)
 
 
 def _with_size(disk: DiskFacts) -> DiskFacts:

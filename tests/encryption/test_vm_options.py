@@ -209,13 +209,19 @@ def test_files_that_no_worker_reaches(admin: Client, vm: VirtualMachine, local: 
 
 
 def protect(vm: VirtualMachine, provider: KmsCluster, stage: Stage, target: str = "vda") -> None:
+    """A secret at that stage; one that is being replaced with its successor."""
     key, _ = Key.objects.get_or_create(cluster=provider, key_id="7")
     policy = StoragePolicy.objects.get(encrypts=True)
     VmSecurity.objects.get_or_create(virtual_machine=vm, defaults={"policy": policy, "key": key})
-    WrappedSecret.objects.create(
+    made = WrappedSecret.objects.create(
         virtual_machine=vm, purpose=Purpose.DISK, target=target, key=key, wrapped=b"planted-wrapped-secret",
         path=f"/i/{target}.luks", plain_path=f"/i/{target}.raw", stage=stage,
     )  # fmt: skip
+    if stage == Stage.REPLACED:
+        WrappedSecret.objects.create(
+            virtual_machine=vm, purpose=Purpose.DISK, target=target, key=key, wrapped=b"planted-wrapped-secret",
+            path=f"/i/{target}-new.luks", plain_path=f"/i/{target}.raw", stage=Stage.ENCRYPTING, replaces=made,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage != Stage.IN_USE])

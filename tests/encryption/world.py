@@ -11,7 +11,7 @@ from django.contrib.auth.models import User
 from encryption.adapters import qemu_img
 from encryption.engine.secret import Secret
 from encryption.models import KmsCluster, Purpose, StoragePolicy, WrappedSecret
-from encryption.services import conversion, options
+from encryption.services import conversion, deep_recrypt, options, passphrases
 from encryption.services.options import Wish
 from encryption.services.release import open_secrets
 from inventory import jobs
@@ -119,8 +119,17 @@ class World:
     def ask(self, wish: Wish) -> Job:
         return options.apply_options(vm_id=self.vm.pk, wish=wish, actor=self.actor)
 
+    def deepen(self, *parts: str) -> Job:
+        """Asks for new volume keys; of all parts, where none is named."""
+        return deep_recrypt.deep_recrypt_vm(
+            vm_id=self.vm.pk, parts=frozenset(parts) if parts else None, actor=self.actor
+        )
+
+    def rotate(self) -> Job:
+        return passphrases.rotate_passphrases(vm_id=self.vm.pk, actor=self.actor)
+
     def run(self, job: Job) -> Job:
-        jobs.run(str(job.pk), conversion.apply_options)
+        jobs.run(str(job.pk), _WORK[job.kind])
         job.refresh_from_db()
         self.vm.refresh_from_db()
         return job
@@ -147,7 +156,8 @@ class World:
         return {row.target or row.purpose: row for row in rows}
 
     def passphrases(self) -> dict[UUID, Secret]:
-        return {one.row.secret_uuid: one.passphrase for one in open_secrets(self.secrets.values())}
+        rows = WrappedSecret.objects.filter(virtual_machine=self.vm).select_related("key__cluster", "virtual_machine")
+        return {one.row.secret_uuid: one.passphrase for one in open_secrets(rows)}
 
     def files(self) -> set[str]:
         return {str(path) for path in self.folder.iterdir()}
@@ -214,6 +224,13 @@ class World:
     def check_tpm_folder(self) -> None:
         if self.shape.tpm:
             assert [path.name for path in self.tpm_folder.parent.iterdir()] == ["tpm2"]
+
+
+_WORK = {
+    options.APPLY.name: conversion.apply_options,
+    deep_recrypt.DEEP.name: deep_recrypt.run_deep_recrypt_vm,
+    passphrases.ROTATE.name: passphrases.run_rotate_passphrases,
+}
 
 
 def provider(name: str = "KMS") -> KmsCluster:

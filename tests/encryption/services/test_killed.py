@@ -1,32 +1,34 @@
 """The worker is killed, the job cancelled, or the outside refuses, before every single effect that a job has.
 
 Whatever it was before: the VM's definition always refers to whole parts that open, no key of a part is lost, and the
-same job (after a kill) or the same wish (after a failure) ends well, with nothing left over.
+same job (after a kill) or the same wish (after a failure) ends well, with nothing left over. The changes: a VM is
+encrypted, decrypted, gets new volume keys (off, and its disk while it runs), or new passphrases.
 """
 
 import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from django.db import transaction
 
+from encryption.engine import luks
 from encryption.services import options
-from encryption.services.options import Wish
 from inventory.errors import Conflict, Unavailable
 from inventory.models import Job, JobStatus
 from inventory.services import sync
 from tests.encryption.file_host import MemoryKeyServer
 from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.services.effects import Effects, Killed
+from tests.encryption.services.test_deep_recrypt import start
 from tests.encryption.world import Disk, Shape, World
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow, pytest.mark.usefixtures("quick_tpm")]
 
 RAW = Shape((Disk("vda", "raw", 96 * 1024),))
 QCOW2 = Shape((Disk("vda", "qcow2", 96 * 1024),), nvram=False, tpm=False)
-SHAPES = [pytest.param(RAW, id="raw, NVRAM, vTPM"), pytest.param(QCOW2, id="qcow2")]
 
 
 @pytest.fixture
@@ -35,25 +37,41 @@ def effects(monkeypatch: pytest.MonkeyPatch, keys: MemoryKeyServer) -> Effects:
     return Effects(monkeypatch, keys)
 
 
-@pytest.fixture(params=["encrypt", "decrypt"])
-def verb(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+CASES = [
+    pytest.param("encrypt", RAW, id="encrypt raw, NVRAM, vTPM"),
+    pytest.param("encrypt", QCOW2, id="encrypt qcow2"),
+    pytest.param("decrypt", RAW, id="decrypt raw, NVRAM, vTPM"),
+    pytest.param("decrypt", QCOW2, id="decrypt qcow2"),
+    pytest.param("deepen", RAW, id="new volume keys"),
+    pytest.param("deepen running", QCOW2, id="new volume key while it runs"),
+    pytest.param("rotate", RAW, id="new passphrases"),
+]
+cases = pytest.mark.parametrize(("verb", "shape"), CASES)
 
 
-def prepared(make_world: MakeWorld, keys: MemoryKeyServer, shape: Shape, verb: str) -> tuple[World, Wish]:
-    """A VM that is about to be changed, and the change."""
+def prepared(make_world: MakeWorld, shape: Shape, verb: str) -> tuple[World, Callable[[], Job]]:
+    """A VM that is about to be changed, and what asks for the change."""
     world = make_world(shape)
     if verb == "encrypt":
-        return world, world.all_disks()
+        return world, lambda: world.ask(world.all_disks())
     world.succeed(world.all_disks())
-    return world, world.nothing()
+    if verb == "decrypt":
+        return world, lambda: world.ask(world.nothing())
+    if verb == "deepen running":
+        start(world)
+    return world, world.rotate if verb == "rotate" else world.deepen
 
 
 def check_done(world: World, verb: str) -> None:
-    if verb == "encrypt":
-        world.check_encrypted("vda")
-    else:
+    if verb == "decrypt":
         world.check_plain()
+    else:
+        world.check_encrypted("vda")
+
+
+def opening(world: World) -> dict[str, bytes]:
+    """What opens each LUKS image, by its path: it changes with the passphrase, and with the volume key."""
+    return {row.path: Path(row.path).read_bytes()[: luks.PREFIX_BYTES] for row in world.secrets.values() if row.target}
 
 
 def every_effect(effects: Effects) -> Iterator[int]:
@@ -79,14 +97,14 @@ def resumed(job: Job) -> Job:
     return job
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@cases
 def test_killed_before_every_effect_and_resumed(
-    make_world: MakeWorld, keys: MemoryKeyServer, effects: Effects, shape: Shape, verb: str
+    make_world: MakeWorld, keys: MemoryKeyServer, effects: Effects, verb: str, shape: Shape
 ) -> None:
     for at in every_effect(effects):
-        world, wish = prepared(make_world, keys, shape, verb)
+        world, ask = prepared(make_world, shape, verb)
         known = len(keys.keys)
-        job = world.ask(wish)
+        job = ask()
         with effects.armed(at, kill), contextlib.suppress(Killed):
             world.run(job)
         if effects.struck:
@@ -97,30 +115,32 @@ def test_killed_before_every_effect_and_resumed(
                 raise AssertionError(f"killed before {effects.last}") from exc
         assert job.status == JobStatus.SUCCEEDED, (effects.seen[-1], job.error_code, job.message)
         check_done(world, verb)
-        assert len(keys.keys) - known == (1 if verb == "encrypt" else 0), "one KEK, however often it was killed"
+        assert len(keys.keys) - known == (0 if verb in ("decrypt", "rotate") else 1), (
+            "one KEK, however often it was killed"
+        )
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@cases
 def test_killed_and_then_cancelled_before_a_worker_took_it_up(
-    make_world: MakeWorld, keys: MemoryKeyServer, effects: Effects, shape: Shape, verb: str
+    make_world: MakeWorld, keys: MemoryKeyServer, effects: Effects, verb: str, shape: Shape
 ) -> None:
     for at in every_effect(effects):
-        world, wish = prepared(make_world, keys, shape, verb)
-        job = world.ask(wish)
+        world, ask = prepared(make_world, shape, verb)
+        job = ask()
         with effects.armed(at, kill), contextlib.suppress(Killed):
             world.run(job)
         if effects.struck:
             Job.objects.filter(pk=job.pk).update(status=JobStatus.CANCELLED, claim=None)
-            apply_again(world, wish, effects.last)
+            apply_again(world, ask, effects.last)
         check_done(world, verb)
 
 
-def apply_again(world: World, wish: Wish, where: str) -> None:
+def apply_again(world: World, ask: Callable[[], Job], where: str) -> None:
     """The same wish; where nothing is left to do, the panel says so."""
     world.host.refresh_from_db()
     sync.refresh_virtual_machine(world.vm, world.hypervisor)
     try:
-        job = world.apply(wish)
+        job = world.run(ask())
     except Conflict as exc:
         assert exc.code == "nothing_to_do", (where, str(exc))
         return
@@ -140,35 +160,35 @@ def fail(what: str) -> None:
 
 
 @pytest.mark.parametrize("strike", [refuse, fail], ids=["service error", "no space"])
-@pytest.mark.parametrize("shape", SHAPES)
+@cases
 def test_refused_at_every_effect(
     make_world: MakeWorld,
     keys: MemoryKeyServer,
     effects: Effects,
-    shape: Shape,
     verb: str,
+    shape: Shape,
     strike: Callable[[str], None],
 ) -> None:
     for at in every_effect(effects):
-        world, wish = prepared(make_world, keys, shape, verb)
-        job = world.ask(wish)
+        world, ask = prepared(make_world, shape, verb)
+        job = ask()
         with effects.armed(at, strike):
             world.run(job)
         if effects.struck:
             assert job.status in (JobStatus.FAILED, JobStatus.SUCCEEDED), (effects.last, job.message)
             world.check_parts()
-            apply_again(world, wish, effects.last)
+            apply_again(world, ask, effects.last)
         check_done(world, verb)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@cases
 def test_cancelled_at_every_effect(
-    make_world: MakeWorld, keys: MemoryKeyServer, effects: Effects, shape: Shape, verb: str
+    make_world: MakeWorld, keys: MemoryKeyServer, effects: Effects, verb: str, shape: Shape
 ) -> None:
     for at in every_effect(effects):
-        world, wish = prepared(make_world, keys, shape, verb)
-        before = world.files()
-        job = world.ask(wish)
+        world, ask = prepared(make_world, shape, verb)
+        before, opened = world.files(), opening(world)
+        job = ask()
 
         def cancel(what: str, job: Job = job) -> None:
             if threading.current_thread() is threading.main_thread():  # others have no part in this transaction
@@ -185,7 +205,8 @@ def test_cancelled_at_every_effect(
                     world.check_plain()
                 else:
                     world.check_encrypted("vda")
-            apply_again(world, wish, effects.last)
+                assert opening(world) == opened, effects.last
+            apply_again(world, ask, effects.last)
         else:
             assert job.status == JobStatus.SUCCEEDED, (effects.last, job.error_code, job.message)
         check_done(world, verb)
