@@ -5,10 +5,10 @@ def register() -> None:
     """Tells inventory what this app adds: objects that jobs and events are about, the keys before a start. Has workers
     check their ciphers first."""
     from encryption.models import KmsCluster
-    from encryption.services import adoption, exposure, options, release, self_check
+    from encryption.services import adoption, autostart, exposure, options, release, self_check
     from inventory import events
     from inventory.models import TargetKind
-    from inventory.services import power, sync, virtual_machines, vm_rows
+    from inventory.services import power, sync, virtual_machines, vm_rows, watch
 
     events.register_target(KmsCluster, TargetKind.KMS_CLUSTER)
     power.register_start_guard(release.refuse_saved_state)
@@ -17,6 +17,7 @@ def register() -> None:
     sync.register_changed(adoption.look_for_unknown)
     power.register_after_start(release.withdraw_keys)
     virtual_machines.register_removal_guard(release.keep_keyed_rows)
+    watch.register_reconnected(autostart.start_again)
     sync.register_changed(exposure.review_host)
     vm_rows.register_detached(options.forget_detached)
     self_check.register()

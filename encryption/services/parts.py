@@ -1,5 +1,7 @@
 """What a VM's definition says of one part (disk, NVRAM, vTPM state), compared with the secret that opens it."""
 
+from uuid import UUID
+
 from encryption.models import Purpose, WrappedSecret
 from inventory.services.connections import VmFacts
 
@@ -35,6 +37,16 @@ def path_in(facts: VmFacts, row: WrappedSecret) -> str:
     if row.purpose == Purpose.VTPM:
         return row.path
     return next(disk.source for disk in facts.disks if disk.target == row.target)
+
+
+def secrets_of(facts: VmFacts) -> dict[UUID, str]:
+    """The parts that the definition opens with a secret (vda ..., nvram, vtpm), by the secret's UUID."""
+    found = {disk.secret_uuid: disk.target for disk in facts.disks if disk.secret_uuid is not None}
+    if facts.nvram_secret_uuid is not None:
+        found[facts.nvram_secret_uuid] = Purpose.NVRAM.value
+    if facts.tpm is not None and facts.tpm.secret_uuid is not None:
+        found[facts.tpm.secret_uuid] = Purpose.VTPM.value
+    return found
 
 
 def uses(facts: VmFacts, path: str) -> bool:

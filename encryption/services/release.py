@@ -13,7 +13,7 @@ from encryption.models import Purpose, Stage, VmSecurity, WrappedSecret
 from encryption.services import locks
 from encryption.services.key_access import KeySession, fetched_key
 from encryption.services.locks import Failure
-from encryption.services.parts import opens
+from encryption.services.parts import opens, secrets_of
 from inventory import events
 from inventory.errors import Conflict, ServiceError, Unavailable, Untrusted
 from inventory.models import Job, VirtualMachine
@@ -104,6 +104,7 @@ def send_keys(vm: VirtualMachine, hypervisor: Hypervisor, job: Job) -> None:
     if not known:
         return
     facts = hypervisor.virtual_machine(vm.uuid)
+    _refuse_unknown(vm, facts, hypervisor, {row.secret_uuid for row in known}, job)
     if facts.has_managed_save:
         raise _saved_state_refused(vm)
     for row in known:
@@ -127,6 +128,24 @@ def send_keys(vm: VirtualMachine, hypervisor: Hypervisor, job: Job) -> None:
         "key.released", f"Keys of {vm} sent to {vm.host} for its start", target=vm, actor=job.actor, job=job,
         host=vm.host.name, secrets=len(rows), key_ids=sorted({row.key.key_id for row in rows}),
     )  # fmt: skip
+
+
+def _refuse_unknown(vm: VirtualMachine, facts: VmFacts, hypervisor: Hypervisor, known: set[UUID], job: Job) -> None:
+    """A part that opens with a secret of which neither this console nor the host has anything: QEMU could not open it.
+
+    A secret that somebody else put on the host is left to them. NOT checked: whether that one has a value.
+    """
+    foreign = {uuid: part for uuid, part in secrets_of(facts).items() if uuid not in known}
+    parts = sorted(part for uuid, part in foreign.items() if not hypervisor.has_secret(uuid))
+    if not parts:
+        return
+    error = Conflict(
+        "key_missing_on_host",
+        f"{vm}: {', '.join(parts)} opens with a key that neither this console nor {vm.host} has",
+        hint="define that secret on the host, or bring back the definition that this console made",
+    )
+    locks.lock_parts(vm, error, parts, actor=job.actor, job=job)
+    raise error
 
 
 def refuse_saved_state(vm: VirtualMachine) -> None:

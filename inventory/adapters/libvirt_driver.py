@@ -150,7 +150,7 @@ class LibvirtHost:
             domain = self._domain(uuid)
             aside = libvirt_aside.asked(domain)
             if self._uri.transport is Transport.TEST:
-                values: dict[str, Any] = {"state.state": domain.state()[0]}
+                values: dict[str, Any] = dict(zip(("state.state", "state.reason"), domain.state(), strict=True))
             else:
                 kinds = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_BLOCK
                 nowait = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
@@ -173,6 +173,7 @@ class LibvirtHost:
             has_managed_save=aside.has_managed_save,
             snapshot_count=aside.snapshots,
             memory_snapshot_count=aside.memory_snapshots,
+            has_failed_to_start=power is Power.OFF and stats.get("state.reason") == libvirt.VIR_DOMAIN_SHUTOFF_FAILED,
         )
         if is_active:
             return replace(facts, disks=_with_stats(facts.disks, stats))

@@ -107,7 +107,8 @@ class VmFacts:
 
     `dumps_core`: the definition leaves guest memory in core dumps of QEMU. `memory_snapshot_count`: of the snapshots
     that libvirt knows, those that were taken of the running guest with its memory. NOT counted: snapshots inside an
-    image that libvirt has no metadata of."""
+    image that libvirt has no metadata of. `has_failed_to_start`: it is off because its last start failed, be it one
+    that somebody asked for or the host's autostart."""
 
     uuid: UUID
     name: str
@@ -128,6 +129,7 @@ class VmFacts:
     has_managed_save: bool = False
     snapshot_count: int = 0
     memory_snapshot_count: int = 0
+    has_failed_to_start: bool = False
 
 
 @dataclass(frozen=True, slots=True)

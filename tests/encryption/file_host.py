@@ -74,6 +74,7 @@ class FileHost(FakeHypervisor):
             has_managed_save=before.has_managed_save,
             snapshot_count=before.snapshot_count,
             memory_snapshot_count=before.memory_snapshot_count,
+            has_failed_to_start=before.has_failed_to_start,
         )
 
     @override

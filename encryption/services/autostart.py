@@ -1,0 +1,37 @@
+"""Starts what a host was to start when it came up, and could not: keys are never kept where a host comes up alone.
+
+libvirt tries each VM that is marked for autostart, finds no secret, and notes that the start failed. That note is what
+counts here: a VM that was shut down by its guest or by a person stays off.
+"""
+
+from inventory import events
+from inventory.authorize import SYSTEM
+from inventory.errors import ServiceError
+from inventory.models import Host, PowerState, Severity, VirtualMachine
+from inventory.services import power
+from inventory.services.connections import Hypervisor
+
+
+def start_again(host: Host, hypervisor: Hypervisor) -> None:
+    """For a host that answers again. Starts go the ordinary way, with all gates; one refused holds up no other."""
+    waiting = VirtualMachine.objects.filter(
+        host=host, is_present=True, is_autostarted=True, power_state=PowerState.OFF, wrapped_secrets__isnull=False
+    )
+    for vm in waiting.distinct():
+        if hypervisor.virtual_machine(vm.uuid).has_failed_to_start:
+            _start(vm, host)
+
+
+def _start(vm: VirtualMachine, host: Host) -> None:
+    try:
+        job = power.power_on(vm_id=vm.pk, actor=SYSTEM)
+    except ServiceError as exc:
+        events.record(
+            "vm.autostart_refused", f"{vm} is to start with {host}, but: {exc}", target=vm, actor=SYSTEM,
+            severity=Severity.WARNING, code=exc.code,
+        )  # fmt: skip
+        return
+    events.record(
+        "vm.autostart_requested", f"{vm} is to start with {host}, which came up without its keys: they are sent again",
+        target=vm, actor=SYSTEM, job=job, host=host.name,
+    )  # fmt: skip

@@ -1,0 +1,114 @@
+"""A host that comes up again: what it was to start and could not, the console starts, and nothing else."""
+
+from dataclasses import replace
+from uuid import uuid4
+
+import pytest
+
+from encryption.models import LockCause, VmSecurity, WrappedSecret
+from encryption.services import autostart
+from inventory import jobs
+from inventory.engine.hypervisor import Power
+from inventory.models import Event, Job, JobStatus, PowerState, VirtualMachine
+from inventory.services import power, sync
+from tests.encryption.file_host import MemoryKeyServer
+from tests.encryption.services.conftest import MakeWorld
+from tests.encryption.world import Disk, Shape, World
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("quick_tpm")]
+SHAPE = Shape((Disk("vda", "raw", 64 * 1024),), nvram=False, tpm=False)
+
+
+@pytest.fixture
+def world(make_world: MakeWorld, keys: MemoryKeyServer) -> World:
+    made = make_world(SHAPE)
+    made.succeed(made.all_disks())
+    Job.objects.all().delete()
+    return made
+
+
+def comes_up(world: World, **changes: object) -> Job | None:
+    """The host answers again, with what its libvirt says of the VM; the job that this brought."""
+    facts = replace(world.hypervisor.vms[world.uuid], is_autostarted=True, has_failed_to_start=True)
+    world.hypervisor.vms[world.uuid] = replace(facts, **changes)  # type: ignore[arg-type]
+    sync.sync_host(world.host, world.hypervisor)
+    autostart.start_again(world.host, world.hypervisor)
+    return Job.objects.first()
+
+
+def test_started_with_its_keys_and_why(world: World) -> None:
+    job = comes_up(world)
+    assert job is not None and (job.kind, job.actor) == ("inventory.power_on", "Bartizan")
+    jobs.run(str(job.pk), power.run_power_on)
+    assert world.hypervisor.vms[world.uuid].power is Power.ON
+    assert VirtualMachine.objects.get().power_state == PowerState.ON
+    event = Event.objects.get(kind="vm.autostart_requested")
+    assert "came up without its keys" in event.message and event.job == job
+    assert Event.objects.filter(kind="key.released", job=job).exists()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"is_autostarted": False}, {"has_failed_to_start": False}, {"power": Power.ON}], ids=str
+)
+def test_what_is_left_alone(world: World, changes: dict[str, object]) -> None:
+    """Not marked; shut down by somebody; running."""
+    assert comes_up(world, **changes) is None
+    assert not Event.objects.filter(kind__startswith="vm.autostart").exists()
+
+
+def test_plain_vms_are_the_hosts_own_business(make_world: MakeWorld) -> None:
+    assert comes_up(make_world(SHAPE)) is None
+
+
+def test_twice_starts_once(world: World) -> None:
+    comes_up(world)
+    comes_up(world)
+    assert Job.objects.count() == 1
+    event = Event.objects.get(kind="vm.autostart_refused")
+    assert event.data["code"] == "target_busy"
+
+
+def test_a_saved_state_is_told(world: World) -> None:
+    assert comes_up(world, has_managed_save=True) is None
+    assert Event.objects.get(kind="vm.autostart_refused").data["code"] == "managed_save_present"
+
+
+def test_locked_with_its_cause_where_the_key_cannot_be_had(world: World, keys: MemoryKeyServer) -> None:
+    keys.keys.clear()
+    job = comes_up(world)
+    assert job is not None
+    jobs.run(str(job.pk), power.run_power_on)
+    job.refresh_from_db()
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "kms_key_not_found")
+    assert VmSecurity.objects.get().lock_cause == LockCause.KEY_MISSING
+
+
+class TestSecretThatNobodyHas:
+    def replaced(self, world: World) -> Job:
+        """Somebody has put another disk into the definition, encrypted with a secret of their own."""
+        secret = WrappedSecret.objects.get()
+        foreign = uuid4()
+        world.hypervisor.xml[world.uuid] = (
+            world.hypervisor.xml[world.uuid]
+            .replace(f"uuid='{secret.secret_uuid}'", f"uuid='{foreign}'")
+            .replace(f'uuid="{secret.secret_uuid}"', f'uuid="{foreign}"')
+        )
+        sync.sync_host(world.host, world.hypervisor)
+        self.foreign = foreign
+        return self.start(world)
+
+    def start(self, world: World) -> Job:
+        job = power.power_on(vm_id=world.vm.pk, actor=world.actor)
+        jobs.run(str(job.pk), power.run_power_on)
+        job.refresh_from_db()
+        return job
+
+    def test_locked_and_free_again(self, world: World) -> None:
+        job = self.replaced(world)
+        assert (job.status, job.error_code) == (JobStatus.FAILED, "key_missing_on_host")
+        security = VmSecurity.objects.get()
+        assert security.lock_cause == LockCause.KEY_MISSING_ON_HOST and security.lock_parts == ["vda"]
+        event = Event.objects.get(kind="vm.locked")
+        assert event.data["cause"] == "key_missing_on_host" and "vda opens with a key that neither" in event.message
+        world.hypervisor.secrets[self.foreign] = b"put there by its owner"
+        assert self.start(world).status == JobStatus.SUCCEEDED
