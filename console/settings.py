@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import dj_database_url
+from celery.schedules import crontab
 
 from console.env import SettingsError, env_bool, env_int, env_list, env_path, env_secret, env_str
 
@@ -136,6 +137,11 @@ CELERY_BEAT_SCHEDULE = {
         "task": "encryption.adopt_found",
         "schedule": 300.0,
         "options": {"queue": "attestation", "expires": 60},
+    },
+    "look for leftovers of encrypted VMs": {
+        "task": "encryption.find_all_leftovers",
+        "schedule": crontab(hour=3, minute=17),
+        "options": {"queue": "crypto", "expires": 3600},
     },
     "look at the key servers": {
         "task": "encryption.check_key_providers",

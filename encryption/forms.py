@@ -215,3 +215,11 @@ class RevokeKeyForm(ClarityForm):
 
 class DestroyKeyForm(ClarityForm):
     confirm = forms.CharField(label="Key ID", max_length=255, help_text="type the key's ID to destroy it")
+
+
+class DestroyLeftoverForm(ClarityForm):
+    confirm = forms.CharField(label="File name", max_length=255, help_text="type the file's name, without its folder")
+
+
+class KeepLeftoverForm(ClarityForm):
+    reason = forms.CharField(label="Reason", max_length=300)

@@ -11,7 +11,7 @@ from django.db import models
 from django.db.models import Q
 from typing_extensions import override
 
-from inventory.models import VirtualMachine
+from inventory.models import Host, VirtualMachine
 
 
 class KmsCluster(models.Model):
@@ -377,6 +377,54 @@ class WrappedSecret(models.Model):
         if self.replaces is None or self.purpose == Purpose.VTPM:
             return self.plain_path
         return self.replaces.path
+
+
+class Leftover(models.Model):
+    """A file on a host in which something of an encrypted VM lies in clear, as last found. See services/leftovers.py.
+
+    One that somebody keeps (`kept_at`) stays listed as long as it is there, and is no alarm.
+    """
+
+    class Kind(models.TextChoices):
+        ORIGINAL = "original", "Original of an encrypted part"
+        PLAIN_COPY = "plain_copy", "Plain copy of a disk"
+        BACKING_FILE = "backing_file", "Plain backing file"
+        SAVED_STATE = "saved_state", "Saved state with guest memory"
+        CORE_DUMP = "core_dump", "Dump of guest memory"
+        NVRAM_COPY = "nvram_copy", "Copy of UEFI variables"
+        VTPM_STATE = "vtpm_state", "Plain vTPM state"
+        HALF_WRITTEN = "half_written", "Half-written copy"
+        SAME_SIZE = "same_size", "Image as large as an encrypted disk"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    host = models.ForeignKey(Host, on_delete=models.CASCADE, related_name="leftovers")
+    path = models.CharField(max_length=1000)
+    kind = models.CharField(max_length=16, choices=Kind)
+    size_bytes = models.BigIntegerField(default=0)
+    fingerprint = models.CharField(max_length=64, help_text="SHA-256 of size and first bytes: what was found")
+    evidence = models.JSONField(default=list, help_text="lines for people")
+    virtual_machine = models.ForeignKey(
+        VirtualMachine, null=True, blank=True, on_delete=models.SET_NULL, related_name="leftovers",
+        help_text="whose it is; empty: not known",
+    )  # fmt: skip
+    found_at = models.DateTimeField(auto_now_add=True)
+    seen_at = models.DateTimeField(auto_now=True)
+    kept_at = models.DateTimeField(null=True, blank=True)
+    kept_by = models.CharField(max_length=150, blank=True)
+    kept_reason = models.CharField(max_length=300, blank=True)
+
+    class Meta:
+        ordering = ["path"]
+        constraints = [models.UniqueConstraint(fields=["host", "path"], name="leftover_path_on_host")]
+
+    @override
+    def __str__(self) -> str:
+        return self.path
+
+    @property
+    def name(self) -> str:
+        """The file's own name, which confirms its destruction."""
+        return self.path.rpartition("/")[2]
 
 
 class Bundle(models.Model):

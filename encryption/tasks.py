@@ -10,6 +10,8 @@ from encryption.services import (
     key_access,
     key_lifecycle,
     kms_health,
+    leftover_files,
+    leftovers,
     passphrases,
     recrypt,
     rotation,
@@ -131,3 +133,18 @@ def recrypt_vms(job_id: str) -> None:
 @shared_task(name="encryption.rotate_keys")
 def rotate_keys() -> None:
     rotation.start_due()
+
+
+@shared_task(name="encryption.find_leftovers")
+def find_leftovers(job_id: str) -> None:
+    jobs.run(job_id, leftover_files.run_find_leftovers)
+
+
+@shared_task(name="encryption.find_all_leftovers")
+def find_all_leftovers() -> None:
+    leftovers.find_all()
+
+
+@shared_task(name="encryption.destroy_leftover")
+def destroy_leftover(job_id: str) -> None:
+    jobs.run(job_id, leftover_files.run_destroy_leftover)

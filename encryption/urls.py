@@ -2,7 +2,16 @@
 
 from django.urls import path
 
-from encryption.views import key_providers, key_trust, keys, storage_policies, vm_options, vm_recrypt, vm_unlock
+from encryption.views import (
+    key_providers,
+    key_trust,
+    keys,
+    leftovers,
+    storage_policies,
+    vm_options,
+    vm_recrypt,
+    vm_unlock,
+)
 
 app_name = "encryption"
 urlpatterns = [
@@ -18,6 +27,11 @@ urlpatterns = [
     path("policies/<uuid:policy_id>/edit/", storage_policies.edit, name="policy-edit"),
     path("policies/<uuid:policy_id>/clone/", storage_policies.clone, name="policy-clone"),
     path("policies/<uuid:policy_id>/delete/", storage_policies.delete, name="policy-delete"),
+    path("hosts/<uuid:host_id>/leftovers/", leftovers.of_host, name="host-leftovers"),
+    path("hosts/<uuid:host_id>/leftovers/find/", leftovers.find, name="find-leftovers"),
+    path("datastores/<uuid:datastore_id>/leftovers/", leftovers.of_datastore, name="datastore-leftovers"),
+    path("leftovers/<uuid:leftover_id>/destroy/", leftovers.destroy, name="destroy-leftover"),
+    path("leftovers/<uuid:leftover_id>/keep/", leftovers.keep, name="keep-leftover"),
     path("kms/", key_providers.index, name="kms"),
     path("kms/add/", key_providers.add, name="kms-add"),
     path("kms/<uuid:cluster_id>/", key_providers.detail, name="kms-cluster"),

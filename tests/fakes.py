@@ -18,6 +18,7 @@ from inventory.engine.hypervisor import (
     HostImage,
     HostUnreachable,
     HypervisorError,
+    ListedFile,
     LuksTarget,
     OperationRefused,
     Power,
@@ -176,6 +177,13 @@ class FakeHypervisor:
         data = self.files[path]
         begin = max(0, len(data) + offset) if offset < 0 else offset
         return data[begin : begin + length]
+
+    def list_files(self, folder: str) -> tuple[ListedFile, ...]:
+        self._ask("list_files")
+        below = f"{folder.rstrip('/')}/"
+        return tuple(
+            ListedFile(path, len(data), len(data)) for path, data in self.files.items() if path.startswith(below)
+        )
 
     def create_file(self, path: str, *, size: int, head: bytes = b"") -> None:
         self._ask("create_file")

@@ -2,11 +2,12 @@
 
 from ninja import Router
 
-from encryption.api import key_providers, key_trust, keys, storage_policies, vm_options
+from encryption.api import key_providers, key_trust, keys, leftovers, storage_policies, vm_options
 
 router = Router()
 router.add_router("", key_providers.router)
 router.add_router("", key_trust.router)
 router.add_router("", keys.router)
+router.add_router("", leftovers.router)
 router.add_router("", vm_options.router)
 router.add_router("", storage_policies.router)

@@ -1,7 +1,8 @@
 """Starts what a host was to start when it came up, and could not: keys are never kept where a host comes up alone.
 
-libvirt tries each VM that is marked for autostart, finds no secret, and notes that the start failed. That note is what
-counts here: a VM that was shut down by its guest or by a person stays off.
+After a reboot libvirt tries each VM that is marked for autostart, finds no secret, and notes that the start failed; of
+one that died with its host's daemon it notes that it crashed. Those notes are what counts here: a VM that was shut down
+by its guest or by a person stays off.
 """
 
 from inventory import events
@@ -18,7 +19,7 @@ def start_again(host: Host, hypervisor: Hypervisor) -> None:
         host=host, is_present=True, is_autostarted=True, power_state=PowerState.OFF, wrapped_secrets__isnull=False
     )
     for vm in waiting.distinct():
-        if hypervisor.virtual_machine(vm.uuid).has_failed_to_start:
+        if hypervisor.virtual_machine(vm.uuid).is_down_by_failure:
             _start(vm, host)
 
 

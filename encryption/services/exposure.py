@@ -4,12 +4,13 @@ Nothing of ours writes it: a managed save, a snapshot or a core dump is made on 
 the facts of every sync, and in what the leftovers finder has found.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 from uuid import UUID
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
+from encryption.models import Leftover
 from inventory.alarms import clear_alarm, raise_alarm
 from inventory.models import Alarm, Host, Severity, TargetKind, VirtualMachine
 
@@ -29,9 +30,10 @@ def review_host(host: Host) -> None:
             kind=KIND, target_kind=TargetKind.VIRTUAL_MACHINE, cleared_at=None, target_id__in=rows.values("pk")
         )
     }
-    exposed = {vm.pk: vm for vm in _exposed(rows)}
+    files = _files(host)
+    exposed = {vm.pk: vm for vm in _exposed(rows, files)}
     for vm in exposed.values():
-        evidence = evidence_of(vm)
+        evidence = [*evidence_of(vm), *files.get(vm.pk, [])]
         if vm.pk not in live or live[vm.pk].evidence != evidence:
             raise_alarm(
                 KIND, f"{vm} is encrypted, but guest memory or disk content of it lies on {host} in clear", target=vm,
@@ -41,9 +43,22 @@ def review_host(host: Host) -> None:
         clear_alarm(KIND, target=vm)
 
 
-def _exposed(rows: QuerySet[VirtualMachine]) -> QuerySet[VirtualMachine]:
-    protected = rows.filter(is_present=True, security__isnull=False)
-    return protected.filter(has_managed_save=True) | protected.filter(snapshot_count__gt=0)
+def _exposed(rows: QuerySet[VirtualMachine], files: Mapping[UUID, list[str]]) -> QuerySet[VirtualMachine]:
+    shown = Q(has_managed_save=True) | Q(snapshot_count__gt=0)
+    if files:
+        shown |= Q(pk__in=list(files))
+    return rows.filter(shown, is_present=True, security__isnull=False)
+
+
+def _files(host: Host) -> dict[UUID, list[str]]:
+    """Files with guest memory that the finder has found, and nobody keeps, by VM."""
+    found: dict[UUID, list[str]] = {}
+    kinds = (Leftover.Kind.SAVED_STATE, Leftover.Kind.CORE_DUMP)
+    rows = Leftover.objects.filter(host=host, kind__in=kinds, kept_at=None, virtual_machine__isnull=False)
+    for row in rows:
+        if row.virtual_machine_id is not None:
+            found.setdefault(row.virtual_machine_id, []).append(f"{row.get_kind_display()}: {row.path}")
+    return found
 
 
 def _gone(ids: Iterable[UUID]) -> Iterable[VirtualMachine]:

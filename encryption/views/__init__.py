@@ -1,6 +1,15 @@
 """Pages of encryption, and where they plug into inventory's."""
 
-from encryption.views import key_providers, key_trust, keys, storage_policies, vm_options, vm_recrypt, vm_unlock
+from encryption.views import (
+    key_providers,
+    key_trust,
+    keys,
+    leftovers,
+    storage_policies,
+    vm_options,
+    vm_recrypt,
+    vm_unlock,
+)
 from inventory.models import TargetKind
 from inventory.views import extensions
 
@@ -10,8 +19,21 @@ extensions.add_target(TargetKind.KMS_CLUSTER, "encryption:kms-cluster")
 extensions.add_section(
     TargetKind.VIRTUAL_MACHINE, extensions.Section("Security", "VM Options", "encryption:vm-options")
 )
+extensions.add_monitor_section(TargetKind.HOST, extensions.Section("", "Leftovers", "encryption:host-leftovers"))
+extensions.add_monitor_section(
+    TargetKind.DATASTORE, extensions.Section("", "Leftovers", "encryption:datastore-leftovers")
+)
 extensions.add_action(TargetKind.VIRTUAL_MACHINE, vm_unlock.actions)
 extensions.add_badges(TargetKind.VIRTUAL_MACHINE, vm_unlock.badges)
 extensions.add_card(TargetKind.VIRTUAL_MACHINE, "encryption:vm-card")
 
-__all__ = ["key_providers", "key_trust", "keys", "storage_policies", "vm_options", "vm_recrypt", "vm_unlock"]
+__all__ = [
+    "key_providers",
+    "key_trust",
+    "keys",
+    "leftovers",
+    "storage_policies",
+    "vm_options",
+    "vm_recrypt",
+    "vm_unlock",
+]

@@ -17,6 +17,7 @@ from inventory.adapters import (
     libvirt_errors,
     libvirt_events,
     libvirt_files,
+    libvirt_folders,
 )
 from inventory.adapters.libvirt_aside import Aside
 from inventory.engine import console_text, domain_edit, domain_xml
@@ -28,6 +29,7 @@ from inventory.engine.hypervisor import (
     HostChange,
     HostFacts,
     HostImage,
+    ListedFile,
     LuksTarget,
     OperationRefused,
     Power,
@@ -47,6 +49,9 @@ _POWER: Final = {
     libvirt.VIR_DOMAIN_SHUTOFF: Power.OFF,
     libvirt.VIR_DOMAIN_CRASHED: Power.CRASHED,
 }
+# Measured: after a reboot libvirt's autostart fails without the secrets (FAILED); where the daemon died with QEMU and
+# comes up again in the same boot it starts nothing, and finds the VM CRASHED.
+_FAILURES: Final = frozenset({libvirt.VIR_DOMAIN_SHUTOFF_FAILED, libvirt.VIR_DOMAIN_SHUTOFF_CRASHED})
 _ACTIVE: Final = frozenset({Power.ON, Power.PAUSED})
 
 
@@ -173,7 +178,7 @@ class LibvirtHost:
             has_managed_save=aside.has_managed_save,
             snapshot_count=aside.snapshots,
             memory_snapshot_count=aside.memory_snapshots,
-            has_failed_to_start=power is Power.OFF and stats.get("state.reason") == libvirt.VIR_DOMAIN_SHUTOFF_FAILED,
+            is_down_by_failure=power is Power.OFF and stats.get("state.reason") in _FAILURES,
         )
         if is_active:
             return replace(facts, disks=_with_stats(facts.disks, stats))
@@ -329,6 +334,10 @@ class LibvirtHost:
     def read_file(self, path: str, *, offset: int, length: int) -> bytes:
         with self._asking(path):
             return libvirt_files.read(self._connection, path, offset=offset, length=length)
+
+    def list_files(self, folder: str) -> tuple[ListedFile, ...]:
+        with self._asking(folder):
+            return libvirt_folders.list_files(self._connection, folder)
 
     def create_file(self, path: str, *, size: int, head: bytes = b"") -> None:
         with self._asking(path):

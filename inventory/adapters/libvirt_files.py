@@ -25,7 +25,7 @@ _CONFLICTS: Final = frozenset({libvirt.VIR_ERR_OPERATION_FAILED, libvirt.VIR_ERR
 
 def read(connection: libvirt.virConnect, path: str, *, offset: int, length: int) -> bytes:
     """Up to `length` bytes from `offset`; a negative offset counts from the end. May raise libvirtError."""
-    with _pool(connection, path) as pool:
+    with pool_of(connection, path) as pool:
         volume = _volume(pool, path)
         size = _physical(volume)
         begin = max(0, size + offset) if offset < 0 else offset
@@ -48,7 +48,7 @@ def read(connection: libvirt.virConnect, path: str, *, offset: int, length: int)
 
 def create(connection: libvirt.virConnect, path: str, *, size: int, head: bytes) -> None:
     """A sparse file, mode 0600, that begins with `head`. May raise libvirtError."""
-    with _pool(connection, path) as pool:
+    with pool_of(connection, path) as pool:
         volume = pool.createXML(_volume_xml(path, size), 0)
         if not head:
             return
@@ -62,7 +62,7 @@ def create(connection: libvirt.virConnect, path: str, *, size: int, head: bytes)
 
 def overwrite(connection: libvirt.virConnect, path: str, content: bytes) -> None:
     """May raise libvirtError. NOT done: a sync; libvirt offers none."""
-    with _pool(connection, path) as pool:
+    with pool_of(connection, path) as pool:
         _send(connection, _volume(pool, path), content)
 
 
@@ -72,7 +72,7 @@ def facts(connection: libvirt.virConnect, path: str) -> FileFacts | None:
     A link counts as what it points to: libvirt follows it. What is neither file, device nor folder is not there.
     """
     try:
-        with _pool(connection, path) as pool:
+        with pool_of(connection, path) as pool:
             volume = _volume(pool, path)
             kind = volume.info()[0]
             size = _physical(volume)
@@ -103,7 +103,7 @@ def _send(connection: libvirt.virConnect, volume: libvirt.virStorageVol, content
 
 def delete(connection: libvirt.virConnect, path: str, *, wipe: bool) -> None:
     """May raise libvirtError."""
-    with _pool(connection, path) as pool:
+    with pool_of(connection, path) as pool:
         try:
             volume = _volume(pool, path)
         except libvirt.libvirtError as exc:
@@ -117,7 +117,7 @@ def delete(connection: libvirt.virConnect, path: str, *, wipe: bool) -> None:
 
 def wipe(connection: libvirt.virConnect, path: str) -> None:
     """Overwrites a file with zeros and leaves it; none there is no error. May raise libvirtError."""
-    with _pool(connection, path) as pool:
+    with pool_of(connection, path) as pool:
         try:
             _volume(pool, path).wipe(0)
         except libvirt.libvirtError as exc:
@@ -128,7 +128,7 @@ def wipe(connection: libvirt.virConnect, path: str) -> None:
 def size_of(connection: libvirt.virConnect, path: str) -> int | None:
     """May raise libvirtError. A qcow2 image's capacity is another number: what its guest sees."""
     try:
-        with _pool(connection, path) as pool:
+        with pool_of(connection, path) as pool:
             return _physical(_volume(pool, path))
     except libvirt.libvirtError as exc:
         if exc.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_VOL:
@@ -142,7 +142,7 @@ def _physical(volume: libvirt.virStorageVol) -> int:
 
 def download(connection: libvirt.virConnect, path: str) -> Iterator[bytes]:
     """Pieces of at most PIECE bytes. May raise libvirtError."""
-    with _pool(connection, path) as pool, ExitStack() as undo:
+    with pool_of(connection, path) as pool, ExitStack() as undo:
         volume = _volume(pool, path)
         stream = connection.newStream(0)
         volume.download(stream, 0, 0, 0)
@@ -161,7 +161,7 @@ def download(connection: libvirt.virConnect, path: str) -> Iterator[bytes]:
 
 def upload(connection: libvirt.virConnect, path: str, *, size: int, blocks: Iterable[tuple[int, bytes]]) -> None:
     """One stream for each run of adjoining blocks; what lies between stays a hole. May raise libvirtError."""
-    with _pool(connection, path) as pool, ExitStack() as undo:
+    with pool_of(connection, path) as pool, ExitStack() as undo:
         volume = pool.createXML(_volume_xml(path, size), 0)
         undo.callback(_delete_quietly, volume)
         stream: libvirt.virStream | None = None
@@ -213,7 +213,7 @@ def remove_folder(connection: libvirt.virConnect, path: str) -> None:
 
 def free_bytes(connection: libvirt.virConnect, folder: str) -> int:
     """May raise libvirtError."""
-    with _pool(connection, posixpath.join(folder, "any")) as pool:
+    with pool_of(connection, posixpath.join(folder, "any")) as pool:
         pool.refresh(0)
         return int(pool.info()[3])
 
@@ -255,7 +255,8 @@ def _volume(pool: libvirt.virStoragePool, path: str) -> libvirt.virStorageVol:
 
 
 @contextmanager
-def _pool(connection: libvirt.virConnect, path: str) -> Iterator[libvirt.virStoragePool]:
+def pool_of(connection: libvirt.virConnect, path: str) -> Iterator[libvirt.virStoragePool]:
+    """The pool that covers the file's folder, or one for the time of the block."""
     folder, name = posixpath.split(posixpath.normpath(path))
     if not folder.startswith("/") or folder == "/" or not name:
         raise OperationRefused("bad_path", "a file on a host is named by an absolute path")

@@ -140,6 +140,14 @@ def loader_path(xml: str) -> str:
     return (parse_document(xml).findtext("os/loader") or "").strip()
 
 
+def names_path(xml: str, path: str) -> bool:
+    """Whether any attribute or text of the domain is that path: whatever libvirt's schema calls its place."""
+    root = parse_document(xml)
+    return any(
+        path == (element.text or "").strip() or path in element.attrib.values() for element in root.iter(etree.Element)
+    )
+
+
 def is_mirror_ready(xml: str, disk: str) -> bool:
     """Whether a block copy of that disk is synchronised: `cur == end` alone is not enough (measured)."""
     for element in parse_document(xml).iterfind("devices/disk"):

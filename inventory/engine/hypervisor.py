@@ -107,8 +107,8 @@ class VmFacts:
 
     `dumps_core`: the definition leaves guest memory in core dumps of QEMU. `memory_snapshot_count`: of the snapshots
     that libvirt knows, those that were taken of the running guest with its memory. NOT counted: snapshots inside an
-    image that libvirt has no metadata of. `has_failed_to_start`: it is off because its last start failed, be it one
-    that somebody asked for or the host's autostart."""
+    image that libvirt has no metadata of. `is_down_by_failure`: it is off although nobody shut it down: its
+    last start failed (the host's autostart too), or its QEMU died."""
 
     uuid: UUID
     name: str
@@ -129,7 +129,7 @@ class VmFacts:
     has_managed_save: bool = False
     snapshot_count: int = 0
     memory_snapshot_count: int = 0
-    has_failed_to_start: bool = False
+    is_down_by_failure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +140,17 @@ class CopyProgress:
     total: int
     is_ready: bool
     is_gone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ListedFile:
+    """A regular file in a folder of the host. `size` is the file's own, `capacity` what a guest sees of an image;
+    `backing` is the path of an overlay's backing file."""
+
+    path: str
+    size: int
+    capacity: int
+    backing: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +281,11 @@ class Hypervisor(Protocol):
 
     def read_file(self, path: str, *, offset: int, length: int) -> bytes:
         """Part of a file on the host, through libvirt's storage API; shorter at its end. `offset` < 0: from the end."""
+        ...
+
+    def list_files(self, folder: str) -> tuple[ListedFile, ...]:
+        """The regular files in a folder on the host and in the folders below it, four deep; a folder that is not there
+        has none. What cannot be read is left out. Refused (`too_many_files`) beyond 50,000."""
         ...
 
     def create_file(self, path: str, *, size: int, head: bytes = b"") -> None:

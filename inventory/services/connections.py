@@ -113,11 +113,14 @@ def state_folder(host: Host) -> str | None:
     return folder if name == "swtpm" and folder else None
 
 
+def vtpm_states_folder(host: Host) -> str | None:
+    """The folder of all VMs' swtpm state; None where it is not known (a session daemon's home)."""
+    if host.vtpm_state_path:
+        return host.vtpm_state_path.rstrip("/")
+    return SYSTEM_VTPM_STATE if host.uri.partition("?")[0].endswith("/system") else None
+
+
 def vtpm_state_path(vm: VirtualMachine) -> str | None:
     """The folder of the VM's swtpm state on its host; None where it is not known (a session daemon's home)."""
-    base = vm.host.vtpm_state_path
-    if not base:
-        if not vm.host.uri.partition("?")[0].endswith("/system"):
-            return None
-        base = SYSTEM_VTPM_STATE
-    return f"{base.rstrip('/')}/{vm.uuid}/tpm{'1.2' if vm.tpm_version == '1.2' else '2'}"
+    base = vtpm_states_folder(vm.host)
+    return None if base is None else f"{base}/{vm.uuid}/tpm{'1.2' if vm.tpm_version == '1.2' else '2'}"

@@ -12,12 +12,13 @@ from inventory.engine.domain_edit import (
     set_nvram,
     set_tpm_secret,
 )
-from inventory.engine.domain_xml import BadDefinition, loader_path
+from inventory.engine.domain_xml import BadDefinition, loader_path, names_path
 
 __all__ = [
     "BadDefinition",
     "loader_path",
     "metadata",
+    "names_path",
     "nvram_template",
     "set_disk",
     "set_dump_core",

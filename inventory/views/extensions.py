@@ -2,6 +2,7 @@
 
     extensions.add_navigation(Entry("Key Providers", "encryption:kms", "key"))
     extensions.add_section(TargetKind.VIRTUAL_MACHINE, Section("Security", "VM Options", "encryption:vm-options"))
+    extensions.add_monitor_section(TargetKind.HOST, Section("", "Leftovers", "encryption:host-leftovers"))
     extensions.add_action(TargetKind.VIRTUAL_MACHINE, vm_actions)      # (target, actor) -> [Action, ...]
     extensions.add_badges(TargetKind.VIRTUAL_MACHINE, vm_badges)      # (target) -> [(label class, icon, word), ...]
     extensions.add_card(TargetKind.VIRTUAL_MACHINE, "encryption:vm-card")   # loaded by htmx into the Summary tab
@@ -67,6 +68,7 @@ Badges = Callable[[Model], Sequence[Badge]]
 
 _navigation: list[Entry] = [Entry("Inventory", "inventory:root", "tree-view")]
 _sections: dict[TargetKind, list[Section]] = defaultdict(list)
+_monitor_sections: dict[TargetKind, list[Section]] = defaultdict(list)
 _actions: dict[TargetKind, list[Actions]] = defaultdict(list)
 _badges: dict[TargetKind, list[Badges]] = defaultdict(list)
 _cards: dict[TargetKind, list[str]] = defaultdict(list)
@@ -79,6 +81,11 @@ def add_navigation(entry: Entry) -> None:
 
 def add_section(kind: TargetKind, section: Section) -> None:
     _sections[kind].append(section)
+
+
+def add_monitor_section(kind: TargetKind, section: Section) -> None:
+    """An entry in the side navigation of an object's Monitor tab; `group` is not shown there."""
+    _monitor_sections[kind].append(section)
 
 
 def add_action(kind: TargetKind, actions: Actions) -> None:
@@ -103,6 +110,10 @@ def navigation() -> Sequence[Entry]:
 
 def sections(kind: TargetKind) -> Sequence[Section]:
     return tuple(_sections[kind])
+
+
+def monitor_sections(kind: TargetKind) -> Sequence[Section]:
+    return tuple(_monitor_sections[kind])
 
 
 def actions(kind: TargetKind, target: Model, actor: Actor) -> list[Action]:

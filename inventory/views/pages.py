@@ -116,6 +116,7 @@ def context(target: Place, actor: Actor, *, tab: str, section: str = "") -> dict
         "tab": tab,
         "tabs": _tabs(kind, target.pk, tab),
         "sections": _sections(kind, target.pk, section),
+        "monitor_sections": _monitor_sections(kind, target.pk, section),
         "actions": actions_for(kind, target, actor),
         "badges": [*_badges(target), *extensions.badges(kind, target)],
     }
@@ -139,6 +140,13 @@ def _sections(kind: TargetKind, target_id: UUID, active: str) -> dict[str, list[
         entry = Tab(section.label, reverse(section.url_name, args=[target_id]), section.url_name == active)
         groups.setdefault(section.group, []).append(entry)
     return groups
+
+
+def _monitor_sections(kind: TargetKind, target_id: UUID, active: str) -> list[Tab]:
+    return [
+        Tab(one.label, reverse(one.url_name, args=[target_id]), one.url_name == active)
+        for one in extensions.monitor_sections(kind)
+    ]
 
 
 def _badges(target: Place) -> list[extensions.Badge]:

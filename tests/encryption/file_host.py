@@ -28,6 +28,7 @@ from inventory.engine import domain_edit, domain_xml
 from inventory.engine.hypervisor import (
     CopyProgress,
     DiskFacts,
+    ListedFile,
     LuksTarget,
     OperationRefused,
     Power,
@@ -74,7 +75,7 @@ class FileHost(FakeHypervisor):
             has_managed_save=before.has_managed_save,
             snapshot_count=before.snapshot_count,
             memory_snapshot_count=before.memory_snapshot_count,
-            has_failed_to_start=before.has_failed_to_start,
+            is_down_by_failure=before.is_down_by_failure,
         )
 
     @override
@@ -169,6 +170,20 @@ class FileHost(FakeHypervisor):
         return Path(path).stat().st_size if Path(path).is_file() else None
 
     @override
+    def list_files(self, folder: str) -> tuple[ListedFile, ...]:
+        self._ask("list_files")
+        return tuple(_listed(path) for path in sorted(Path(folder).rglob("*")) if path.is_file())
+
+    @override
+    def read_file(self, path: str, *, offset: int, length: int) -> bytes:
+        self._ask("read_file")
+        if not Path(path).is_file():
+            raise OperationRefused("storage_missing", f"{path}: no such file")
+        data = Path(path).read_bytes()
+        begin = max(0, len(data) + offset) if offset < 0 else offset
+        return data[begin : begin + length]
+
+    @override
     def download(self, path: str) -> Iterator[bytes]:
         self._ask("download")
         try:
@@ -217,6 +232,19 @@ def _recrypt(source: str, old: Secret, target: str, new: Secret) -> None:
         f"driver=luks,key-secret={name},file.filename={path}" for name, path in (("old", source), ("new", target))
     ]
     subprocess.run(command, check=True)
+
+
+def _listed(path: Path) -> ListedFile:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        is_qcow2 = file.read(4) == b"QFI\xfb"
+    if not is_qcow2:
+        return ListedFile(str(path), size, size)
+    told = subprocess.run(
+        ["qemu-img", "info", "-U", "--output=json", "-f", "qcow2", str(path)], capture_output=True, check=True
+    )
+    facts = json.loads(told.stdout)
+    return ListedFile(str(path), size, int(facts["virtual-size"]), facts.get("full-backing-filename", ""))
 
 
 def _with_size(disk: DiskFacts) -> DiskFacts:

@@ -29,7 +29,7 @@ def world(make_world: MakeWorld, keys: MemoryKeyServer) -> World:
 
 def comes_up(world: World, **changes: object) -> Job | None:
     """The host answers again, with what its libvirt says of the VM; the job that this brought."""
-    facts = replace(world.hypervisor.vms[world.uuid], is_autostarted=True, has_failed_to_start=True)
+    facts = replace(world.hypervisor.vms[world.uuid], is_autostarted=True, is_down_by_failure=True)
     world.hypervisor.vms[world.uuid] = replace(facts, **changes)  # type: ignore[arg-type]
     sync.sync_host(world.host, world.hypervisor)
     autostart.start_again(world.host, world.hypervisor)
@@ -48,7 +48,7 @@ def test_started_with_its_keys_and_why(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"is_autostarted": False}, {"has_failed_to_start": False}, {"power": Power.ON}], ids=str
+    "changes", [{"is_autostarted": False}, {"is_down_by_failure": False}, {"power": Power.ON}], ids=str
 )
 def test_what_is_left_alone(world: World, changes: dict[str, object]) -> None:
     """Not marked; shut down by somebody; running."""

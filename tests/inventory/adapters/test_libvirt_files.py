@@ -114,3 +114,38 @@ def test_folders(host: LibvirtHost, folder: Path) -> None:
     assert not deep.exists()
     host.remove_folder(str(deep))
     assert host.datastores() == ()
+
+
+def test_files_are_listed_with_what_is_in_folders_below(host: LibvirtHost, folder: Path) -> None:
+    """Sizes, what guests see, backing files; a folder that is not there has none, and nothing is left behind."""
+    host.make_folder(f"{folder}/deep/deeper")
+    host.create_file(f"{folder}/plain.raw", size=8192)
+    host.create_file(f"{folder}/deep/deeper/header.luks", size=4096, head=b"LUKS\xba\xbe\x00\x01")
+    host.create_file(f"{folder}/empty", size=0)
+    subprocess.run(
+        [
+            "qemu-img",
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-F",
+            "raw",
+            "-b",
+            f"{folder}/plain.raw",
+            f"{folder}/over.qcow2",
+            "1M",
+        ],
+        check=True,
+    )
+    os.chmod(folder / "over.qcow2", 0o644)
+    found = {one.path: one for one in host.list_files(str(folder))}
+    assert {path.removeprefix(f"{folder}/") for path in found} == {
+        "plain.raw", "deep/deeper/header.luks", "empty", "over.qcow2",
+    }  # fmt: skip
+    assert found[f"{folder}/plain.raw"].size == found[f"{folder}/plain.raw"].capacity == 8192
+    assert found[f"{folder}/empty"].size == 0
+    overlay = found[f"{folder}/over.qcow2"]
+    assert overlay.capacity == 2**20 and overlay.backing == f"{folder}/plain.raw" and overlay.size < 2**20
+    assert host.list_files(f"{folder}/nowhere") == ()
+    assert host._connection.listAllStoragePools(0) == []
