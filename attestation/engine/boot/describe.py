@@ -116,7 +116,7 @@ def _tables(data: bytes, start: int) -> tuple[str, Fields]:
     if count > MAX_LISTED or start + 8 + 24 * count > len(data):
         return _unknown(data)
     guids = [str(UUID(bytes_le=data[at : at + 16])) for at in range(start + 8, start + 8 + 24 * count, 24)]
-    return f"{count} configuration tables", tuple(("table", guid) for guid in guids)
+    return _counted(count, "configuration table", "configuration tables"), tuple(("table", guid) for guid in guids)
 
 
 def _image(data: bytes) -> tuple[str, Fields]:
@@ -171,7 +171,11 @@ def _database(database: SignatureDatabase) -> str:
         (len(database.hashes), "image hash", "image hashes"),
         (database.others, "other signature", "other signatures"),
     )
-    return ", ".join(f"{count} {one if count == 1 else many}" for count, one, many in counts if count)
+    return ", ".join(_counted(count, one, many) for count, one, many in counts if count)
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
 
 
 def _certificates(database: SignatureDatabase) -> Fields:
@@ -181,7 +185,8 @@ def _certificates(database: SignatureDatabase) -> Fields:
 def _gpt(data: bytes) -> tuple[str, Fields]:
     table = uefi.gpt(data)
     partitions = tuple(("partition", f"{guid} {name}".rstrip()) for guid, name in table.partitions[:MAX_LISTED])
-    return f"disk {table.disk} with {len(table.partitions)} partitions", (("disk", str(table.disk)), *partitions)
+    count = _counted(len(table.partitions), "partition", "partitions")
+    return f"disk {table.disk} with {count}", (("disk", str(table.disk)), *partitions)
 
 
 def _tagged(data: bytes) -> tuple[str, Fields]:
