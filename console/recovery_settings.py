@@ -1,7 +1,10 @@
-"""Django's settings for `manage disk`, which needs none of the console's: no secrets, no database, no broker, no
-environment. The launcher chooses them."""
+"""Django's settings for `manage disk` and `manage appraise`, which need none of the console's: no secrets, no database,
+no broker, no environment. The launcher chooses them."""
 
-INSTALLED_APPS = ["console.management.commands_only.CommandsOnly"]
+INSTALLED_APPS = [
+    "console.management.commands_only.CommandsOnly",
+    "console.management.commands_only.AttestationCommandsOnly",
+]
 USE_TZ = True
 LOGGING = {
     "version": 1,

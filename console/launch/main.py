@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _dispatch(given: list[str]) -> int:
     # What follows these two is for Django and pytest alone: argparse would take options such as --help for itself.
-    if given[:2] == ["manage", "disk"]:
-        return _manage_disk(given[1:])
+    if given[:1] == ["manage"] and given[1:2] in (["disk"], ["appraise"]):
+        return _manage_offline(given[1:])
     if given[:1] == ["manage"]:
         _drop_root(given)
         return _manage(given[1:])
@@ -119,8 +119,8 @@ def _manage(arguments: Sequence[str]) -> int:
     user.replace_process(["env", *settings, sys.executable, str(ROOT / "manage.py"), *arguments])
 
 
-def _manage_disk(arguments: Sequence[str]) -> int:
-    """The recovery command: as the caller, whose files it works on, and without anything of the installation."""
+def _manage_offline(arguments: Sequence[str]) -> int:
+    """Recovery and verification: as the caller, whose files it works on, and without anything of the installation."""
     user.replace_process([
         "env", "DJANGO_SETTINGS_MODULE=console.recovery_settings",
         sys.executable, str(ROOT / "manage.py"), *arguments,

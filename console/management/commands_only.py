@@ -1,4 +1,4 @@
-"""The console as an app of nothing but management commands."""
+"""Apps of nothing but management commands."""
 
 from django.apps import AppConfig
 from typing_extensions import override
@@ -12,3 +12,9 @@ class CommandsOnly(AppConfig):
     @override
     def import_models(self) -> None:
         self.models = {}
+
+
+class AttestationCommandsOnly(CommandsOnly):
+    """The same for attestation."""
+
+    name = "attestation"

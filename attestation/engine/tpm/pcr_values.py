@@ -43,6 +43,22 @@ def parse_values(data: bytes) -> PcrValues:
     return parse_dump(data)
 
 
+def parse_concatenated(data: bytes, selection: PcrSelection) -> PcrValues:
+    """Read values that stand one behind the other in the order of a selection (`tpm2 quote -F values`).
+
+    Raises:
+        MalformedPcrValues: another number of bytes.
+    """
+    if len(data) != sum(bank.size for bank, _ in selection):
+        raise MalformedPcrValues("the values of the quoted PCRs, one behind the other", offset=0)
+    values: dict[HashAlg, dict[int, bytes]] = {}
+    start = 0
+    for bank, pcr in selection:
+        values.setdefault(bank, {})[pcr] = data[start : start + bank.size]
+        start += bank.size
+    return values
+
+
 def parse_dump(data: bytes) -> PcrValues:
     """Read the dump that `tpm2 quote -o` writes and Keylime's agents send (136 bytes and 532 for each 8 values).
 

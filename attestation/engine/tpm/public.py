@@ -261,6 +261,19 @@ def parse_bare_key(data: bytes) -> PublicKey:
     return supported(key)
 
 
+def parse_key(data: bytes) -> Public | PublicKey:
+    """Read a key in any form that tools write: TPM2B_PUBLIC, TPMT_PUBLIC, SubjectPublicKeyInfo in DER or PEM.
+
+    Raises:
+        MalformedKey: none of them.
+    """
+    if len(data) > 2 and int.from_bytes(data[:2], "big") == len(data) - 2:
+        return parse_tpm2b_public(data)
+    if int.from_bytes(data[:2], "big") in (ALG_RSA, ALG_ECC):
+        return parse_tpmt_public(data)
+    return parse_bare_key(data)
+
+
 def supported(key: object) -> PublicKey:
     """The same key, if it is one that a TPM of today may have.
 
