@@ -80,9 +80,13 @@ def appraise(
     quote = None if check is None else check.quote
     findings: list[Finding] = list(check.findings) if check is not None else []
     if check is not None:
-        findings += _identity_findings(quote, identity)
-    if endorsement is not None and not endorsement.is_trusted:
-        findings.append(_untrusted(endorsement))
+        about_tpm = [*_identity_findings(quote, identity), *_endorsement_findings(endorsement)]
+        findings += about_tpm
+        if verdict_of(about_tpm) is Verdict.FAILED:
+            # A true signature of a TPM that is not the host's own, or nobody knows: nothing is claimed from it.
+            quote = None
+    else:
+        findings += _endorsement_findings(endorsement)
     boot, quote = _appraise_log(evidence, boots, quote)
     findings += boot.findings
     failed_quote = check is not None and (quote is None or quote.pcrs is None)
@@ -111,7 +115,9 @@ def _of_this_boot(
     before = None if identity is None else identity.clock
     if ima is None or quote is None or before is None:
         return ima
-    return ima if quote.attested.clock.reset_count == before.reset_count else replace(ima, state=None)
+    if quote.attested.clock.reset_count == before.reset_count:
+        return ima
+    return replace(ima, state=None, has_rebooted=True)
 
 
 def _identity_findings(quote: VerifiedQuote | None, identity: Identity | None) -> tuple[Finding, ...]:
@@ -137,12 +143,16 @@ def _identity_findings(quote: VerifiedQuote | None, identity: Identity | None) -
     return clock_findings(identity.clock, quote.attested.clock)
 
 
-def _untrusted(endorsement: ChainCheck) -> Finding:
-    return Finding(
-        FindingCode.EK_UNTRUSTED,
-        Severity.ERROR,
-        f"the TPM is of no trusted maker: {endorsement.problem}",
-        "add the maker's certificate to the trust anchors after comparing its fingerprint with the maker's own word",
+def _endorsement_findings(endorsement: ChainCheck | None) -> tuple[Finding, ...]:
+    if endorsement is None or endorsement.is_trusted:
+        return ()
+    return (
+        Finding(
+            FindingCode.EK_UNTRUSTED,
+            Severity.ERROR,
+            f"the TPM is of no trusted maker: {endorsement.problem}",
+            "compare its fingerprint with the maker's own word, then add the maker's certificate to the trust anchors",
+        ),
     )
 
 
@@ -157,16 +167,14 @@ def _appraise_log(
         return BootAppraisal((log_missing(severity),)), quote
     if evidence.quote is None:
         return boots.appraise(log, None), None
-    if quote is None:
-        # The quote proves nothing: the log is read for its values alone, and its claims are left out.
-        alone = boots.appraise(log, None)
-        return BootAppraisal((), None, alone.values, alone.event_count), None
-    if quote.pcrs is not None:
+    if quote is not None and quote.pcrs is not None:
         return boots.appraise(log, quote.pcrs), quote
     alone = boots.appraise(log, None)
     if alone.values is None:
         return alone, quote
-    if any(finding.code is FindingCode.PCR_MISMATCH and finding.pcr is None for finding in evidence.quote.findings):
+    wrong_values = (each.code is FindingCode.PCR_MISMATCH and each.pcr is None for each in evidence.quote.findings)
+    if quote is None or any(wrong_values):
+        # The quote proves nothing: the log is read for its values alone, and its claims are left out.
         return BootAppraisal((), None, alone.values, alone.event_count), quote
     covered = quote.covering(_expected_values(quote.attested.selection, alone.values, evidence.ima))
     if covered is None:

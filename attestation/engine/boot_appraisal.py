@@ -85,6 +85,9 @@ def appraise_boot(log: bytes, quoted: PcrValues | None, reference: BootReference
     except eventlog.MalformedLog as exc:
         remedy = "look at how the agent reads the log; an old TPM 1.2 or a cut log cannot be appraised"
         return BootAppraisal((Finding(FindingCode.LOG_MALFORMED, Severity.ERROR, str(exc), remedy),))
+    if not parsed.events:
+        # Nothing but padding, as an ACPI log area has it that firmware never wrote to.
+        return BootAppraisal((log_missing(Severity.ERROR),))
     values = pcr_values(parsed)
     empty = BootAppraisal((), None, values, len(parsed.events))
     if quoted is None:

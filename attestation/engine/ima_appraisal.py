@@ -19,11 +19,16 @@ _ASK_AGAIN = "have the agent send the whole list of this boot, and PCR 10 in the
 
 @dataclass(frozen=True, slots=True)
 class ImaEvidence:
-    """`text`: the list in ASCII from line `first_line` on. `state`: where the last appraisal of this boot ended."""
+    """`text`: the list in ASCII from line `first_line` on. `state`: where the last appraisal of this boot ended.
+
+    `has_rebooted`: the quote shows a boot since then, so the state is none, and lines that were asked for by it are of
+    no use: the caller asks again, from line 0.
+    """
 
     text: bytes
     first_line: int = 0
     state: ImaState | None = None
+    has_rebooted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,9 @@ def appraise_ima(evidence: ImaEvidence | None, quoted: PcrValues | None, policy:
     """`quoted`: proven PCR values, None without a quote. `policy` None: no file is looked for, only the replay done."""
     if evidence is None:
         return ImaAppraisal() if policy is None else ImaAppraisal((_missing(),))
+    if evidence.has_rebooted and evidence.first_line:
+        message = "the host has booted since, and its IMA list was asked for from a line of the boot before"
+        return ImaAppraisal((Finding(FindingCode.NOT_PROVEN, Severity.WARNING, message, _ASK_AGAIN, IMA_PCR),))
     banks = [bank for bank, values in (quoted or {}).items() if IMA_PCR in values]
     findings: list[Finding] = []
     if not banks:
