@@ -104,6 +104,8 @@ def test_recovery_takes_the_venv_that_is_there(checkout: Path, programs: Path) -
     done = run(checkout, programs, "manage", "disk", "info", "x")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "-P -m console.launch manage disk info x\n"
+    done = run(checkout, programs, "manage", "appraise", "--json")
+    assert (done.returncode, done.stdout) == (0, "-P -m console.launch manage appraise --json\n")
 
 
 @pytest.mark.parametrize("command", ["down", "status"])
