@@ -172,7 +172,12 @@ def test_the_makers_certificate_leads_to_an_anchor(tmp_path: Path) -> None:
 def test_a_certificate_for_the_attestation_key_takes_the_place_of_an_activation() -> None:
     entry = BY_NAME["go-tpm-tools/gce-cos-85-no-nonce/eventlog.bin"]
     options = ["--event-log", GOOGLE / "eventlog.bin", *quote_options(entry, entry.quotes[1])]
-    certificate: list[str | Path] = ["--ek-cert", GOOGLE / "ak_cert.der", "--trust-anchor", GOOGLE / "tpm_ek_intermediate_2.crt"]
+    certificate: list[str | Path] = [
+        "--ek-cert",
+        GOOGLE / "ak_cert.der",
+        "--trust-anchor",
+        GOOGLE / "tpm_ek_intermediate_2.crt",
+    ]
     assert "ak_not_activated" in in_json(*options).codes
     assert "ak_not_activated" not in in_json(*options, *certificate).codes
 

@@ -1,4 +1,4 @@
-"""Quotes verified per second in one process: parse of quote and signature, key attributes, signature, nonce, PCR digest.
+"""Quotes verified per second in one process: quote and signature parsed, key attributes, signature, nonce, PCR digest.
 
 python -m tests.benchmarks.bench_attestation_quotes [--seconds 2]
 
