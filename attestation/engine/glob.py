@@ -6,6 +6,9 @@
     \\   takes the next character literally
 
 A regular expression from an administrator could take exponential time on a text from a hostile host; this cannot.
+
+With a space as separator, for command lines, * and ? are printable ASCII and nothing else: Linux ends a word at each
+byte that its isspace() knows, tabs and 0xa0 among them, and a wildcard must not let a further argument in.
 """
 
 from typing import ClassVar
@@ -23,7 +26,7 @@ class BadPattern(Malformed):
 class Glob:
     """One compiled pattern. A text longer than MAX_TEXT matches nothing."""
 
-    __slots__ = ("_accept", "_any", "_inner", "_literals", "_prefix", "_separator", "_start", "pattern")
+    __slots__ = ("_accept", "_any", "_inner", "_literals", "_prefix", "_separator", "_start", "_words", "pattern")
 
     def __init__(self, pattern: str, *, separator: str) -> None:
         """`separator`: one character that * and ? do not cross. Raises BadPattern."""
@@ -31,6 +34,7 @@ class Glob:
             raise BadPattern(f"1 to {MAX_PATTERN} characters", offset=0)
         self.pattern = pattern
         self._separator = separator
+        self._words = separator == " "
         self._literals: dict[str, int] = {}
         self._any = 0
         self._inner = 0
@@ -64,7 +68,7 @@ class Glob:
         for character in text:
             moved = states & literals.get(character, 0)
             stayed = states & self._any
-            if character != self._separator:
+            if "!" <= character <= "~" if self._words else character != self._separator:
                 moved |= states & one_inner
                 stayed |= states & self._inner
             states = self._past_stars(moved << 1 | stayed)

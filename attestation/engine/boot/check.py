@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from attestation.engine.boot import secure_boot
 from attestation.engine.boot.components import Boot, CommandLine, Component, ComponentKind
@@ -29,13 +30,19 @@ class BootReference:
 
     def check(self, boot: Boot) -> tuple[Finding, ...]:
         return (
-            *_capped(boot.problems),
+            *_capped(map(self._weighed, boot.problems)),
             *_capped(secure_boot.findings(boot.secure_boot, required=self.values.secure_boot)),
             *_capped(self._signers(boot)),
             *self._revocations(boot),
             *_capped(self._changed_components(boot)),
             *_capped(self._changed_command_lines(boot)),
         )
+
+    def _weighed(self, problem: Finding) -> Finding:
+        """An event of PCR 8 that cannot be read could be a command line: where these are pinned, that is an error."""
+        if problem.pcr == 8 and self._command_lines:
+            return replace(problem, severity=Severity.ERROR)
+        return problem
 
     def _signers(self, boot: Boot) -> Iterable[Finding]:
         if self._authorities is None:

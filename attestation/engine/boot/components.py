@@ -139,7 +139,9 @@ def observe(log: ReplayedLog) -> Boot:
 def _component(event: MeasuredEvent, kind: ComponentKind) -> Component:
     name = ""
     if kind is ComponentKind.FILE:
-        name = uefi.printable(event.data.removesuffix(b"\0").decode("utf-8", "replace"))
+        # Linux' EFI stub: a tag, a size, then what it measured (an initrd, its load options).
+        raw = event.data[8:] if event.type == EventType.EVENT_TAG else event.data
+        name = uefi.printable(raw.removesuffix(b"\0").decode("utf-8", "replace"))
     elif event.type in IMAGE_TYPES:
         try:
             name = uefi.image(event.data).path

@@ -47,6 +47,13 @@ def test_a_word_of_a_command_line() -> None:
     assert not pattern.matches("/vmlinuz init=/bin/sh root=UUID=1 ro")
 
 
+@pytest.mark.parametrize("space", ["\t", "\n", "\v", "\f", "\r", "\xa0", "\ufffd", "\u3000", "\0", "à"])
+def test_no_white_space_of_the_kernel_is_inside_a_word(space: str) -> None:
+    assert not Glob("* root=UUID=* ro", separator=" ").matches(f"/vmlinuz root=UUID=1{space}init=/bin/sh ro")
+    assert not Glob("a?b", separator=" ").matches(f"a{space}b")
+    assert Glob(f"x{space}**", separator=" ").matches(f"x{space}{space}")
+
+
 @pytest.mark.parametrize("pattern", ["", "x" * (MAX_PATTERN + 1), "x\\"])
 def test_bad_patterns(pattern: str) -> None:
     with pytest.raises(BadPattern):

@@ -203,6 +203,15 @@ def test_an_unmeasured_command_line() -> None:
     assert FindingCode.COMMAND_LINE_CHANGED in codes(booted(records))
 
 
+def test_a_command_line_cannot_be_hidden_as_something_unreadable() -> None:
+    evil = Record(8, EventType.IPL, b"kernel_cmdline: /vmlinuz init=/bin/sh\0", b"/vmlinuz init=/bin/sh")
+    hidden = Record(8, EventType.IPL, b"anything", b"/vmlinuz init=/bin/sh")
+    (finding,) = findings(booted([*boot_records(), hidden], [*boot_records(), evil]))
+    assert (finding.code, finding.severity) == (FindingCode.EVENT_DATA_FORGED, Severity.ERROR)
+    (finding,) = findings(booted([*boot_records(), hidden]), replace(GOOD, command_lines=None))
+    assert finding.severity is Severity.WARNING
+
+
 def test_many_command_lines_are_one_finding() -> None:
     more = [Record(8, EventType.IPL, b"kernel_cmdline: /x\0", b"/x")] * 17
     (finding,) = findings(booted([*boot_records(), *more]))

@@ -5,6 +5,7 @@ import pytest
 from attestation.engine.boot import eventlog, replay
 from attestation.engine.boot.components import Boot, ComponentKind, observe
 from attestation.engine.boot.event_types import EventType
+from attestation.engine.boot.replay import Coverage
 from attestation.engine.findings import FindingCode, Severity
 from attestation.engine.tpm.algorithms import HashAlg
 from tests.attestation.engine.boot.logs import SHA256, Record, best_bank, extended, logs_of, parsed, separator, written
@@ -147,8 +148,33 @@ def test_what_hashes_something_else_is_no_forgery(record: Record) -> None:
     assert observed([record]).problems == ()
 
 
+def test_what_linux_loads_by_itself_is_named() -> None:
+    (component,) = observed(
+        [Record(9, EventType.EVENT_TAG, b"\xec\x22\x3b\x8f\x0d\0\0\0Linux initrd\0", b"x")]
+    ).components
+    assert (component.kind, component.name) == (ComponentKind.FILE, "Linux initrd")
+
+
 def test_only_quoted_registers_speak() -> None:
     records = [grub(b"/vmlinuz ro"), file(b"/vmlinuz", b"kernel"), separator(4)]
     quoted = {4: extended(records)[4]}
     boot = observe(replay.replay(eventlog.parse(written(records)), bank=SHA256, quoted=quoted))
     assert (boot.components, boot.command_lines, boot.loaded_files) == ((), (), 0)
+
+
+@pytest.mark.parametrize("name", ["a-secureboot-on/eventlog.bin", "b-secureboot-off/eventlog.bin"])
+def test_every_byte_that_was_measured_counts(name: str) -> None:
+    """Whichever covered byte of an event's data changes, the event is named; or the log no longer parses."""
+    (entry,) = [entry for entry in REPLAYING if entry.name == name]
+    raw, quoted = entry.read(name), entry.pcrs[SHA256]
+    log = parsed(entry)
+    ends = [event.offset for event in log.events[1:]] + [len(raw)]
+    for event in replay.replay(log, bank=SHA256, quoted=quoted).events:
+        if event.coverage is Coverage.NONE or event.pcr == 7:
+            continue
+        first = len(event.data) - len(event.covered) if event.coverage is Coverage.CONTENT else 0
+        for at in range(first, len(event.data), 1 if len(event.data) < 256 else 16):
+            changed = bytearray(raw)
+            changed[ends[event.number] - len(event.data) + at] ^= 0x01
+            boot = observe(replay.replay(eventlog.parse(bytes(changed)), bank=SHA256, quoted=quoted))
+            assert [problem.event for problem in boot.problems] == [event.number], f"byte {at}"
