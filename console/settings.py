@@ -143,6 +143,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": crontab(hour=3, minute=17),
         "options": {"queue": "crypto", "expires": 3600},
     },
+    "look whether VMs are what their policies say": {
+        "task": "encryption.check_compliance_of_all",
+        "schedule": float(env_int("BARTIZAN_COMPLIANCE_CHECK_SECONDS", 3600, minimum=60, maximum=7 * 24 * 3600)),
+        "options": {"queue": "attestation", "expires": 60},
+    },
     "look at the key servers": {
         "task": "encryption.check_key_providers",
         "schedule": float(env_int("BARTIZAN_KMS_CHECK_SECONDS", 300, minimum=30, maximum=24 * 3600)),

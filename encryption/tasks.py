@@ -5,6 +5,7 @@ from celery import shared_task
 from encryption.services import (
     adoption,
     client_keys,
+    compliance,
     conversion,
     deep_recrypt,
     key_access,
@@ -148,3 +149,23 @@ def find_all_leftovers() -> None:
 @shared_task(name="encryption.destroy_leftover")
 def destroy_leftover(job_id: str) -> None:
     jobs.run(job_id, leftover_files.run_destroy_leftover)
+
+
+@shared_task(name="encryption.check_compliance")
+def check_compliance(job_id: str) -> None:
+    jobs.run(job_id, compliance.run_check)
+
+
+@shared_task(name="encryption.check_compliance_of_all")
+def check_compliance_of_all() -> None:
+    compliance.check_all()
+
+
+@shared_task(name="encryption.check_compliance_of_host")
+def check_compliance_of_host(host_id: str) -> None:
+    compliance.check_of_host(host_id)
+
+
+@shared_task(name="encryption.check_compliance_of_changed")
+def check_compliance_of_changed(host_id: str) -> None:
+    compliance.check_of_changed(host_id)

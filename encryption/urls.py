@@ -3,6 +3,7 @@
 from django.urls import path
 
 from encryption.views import (
+    compliance,
     key_providers,
     key_trust,
     keys,
@@ -21,6 +22,9 @@ urlpatterns = [
     path("vms/<uuid:vm_id>/recrypt/plan/", vm_recrypt.plan, name="vm-recrypt-plan"),
     path("vms/<uuid:vm_id>/unlock/", vm_unlock.unlock_vm, name="vm-unlock"),
     path("vms/<uuid:vm_id>/card/", vm_options.card, name="vm-card"),
+    path("vms/<uuid:vm_id>/check/", compliance.check_vm, name="vm-check"),
+    path("hosts/<uuid:host_id>/check/", compliance.check_host, name="host-check"),
+    path("policies/<uuid:policy_id>/check/", compliance.check_policy, name="policy-check"),
     path("policies/", storage_policies.index, name="policies"),
     path("policies/add/", storage_policies.add, name="policy-add"),
     path("policies/<uuid:policy_id>/", storage_policies.detail, name="policy"),

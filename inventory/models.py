@@ -20,6 +20,7 @@ class TargetKind(models.TextChoices):
     DATASTORE = "datastore", "Datastore"
     VIRTUAL_MACHINE = "vm", "Virtual machine"
     KMS_CLUSTER = "kms", "Key provider"
+    STORAGE_POLICY = "policy", "Storage policy"
     BUNDLE = "bundle", "Exported VM"
     CONSOLE = "console", "Console"
 

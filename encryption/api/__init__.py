@@ -2,7 +2,7 @@
 
 from ninja import Router
 
-from encryption.api import key_providers, key_trust, keys, leftovers, storage_policies, vm_options
+from encryption.api import compliance, key_providers, key_trust, keys, leftovers, storage_policies, vm_options
 
 router = Router()
 router.add_router("", key_providers.router)
@@ -11,3 +11,4 @@ router.add_router("", keys.router)
 router.add_router("", leftovers.router)
 router.add_router("", vm_options.router)
 router.add_router("", storage_policies.router)
+router.add_router("", compliance.router)

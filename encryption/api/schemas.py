@@ -12,7 +12,18 @@ from ninja import Schema
 from pydantic import Field, SecretStr
 from typing_extensions import override
 
-from encryption.models import Key, KmsCluster, KmsServer, Leftover, LockCause, Purpose, Stage, StoragePolicy, VmSecurity
+from encryption.models import (
+    Compliance,
+    Key,
+    KmsCluster,
+    KmsServer,
+    Leftover,
+    LockCause,
+    Purpose,
+    Stage,
+    StoragePolicy,
+    VmSecurity,
+)
 from encryption.services import certificates
 from encryption.services.certificates import CertificateFacts
 from encryption.services.options import Plan, VmOptions, Wish
@@ -205,6 +216,44 @@ class StoragePolicyIn(Input):
     description: Annotated[str, Field(max_length=300)] = ""
     encrypts: bool = True
     max_key_age_days: int | None = None
+
+
+class ComplianceFindingOut(Schema):
+    """`part` is a disk's target, `nvram`, `vtpm`, or `vm` for the definition as a whole.
+
+    `is_unknown`: it could not be found out, which is no breach and no compliance either.
+    """
+
+    code: str
+    part: str
+    expected: str
+    observed: str
+    evidence: str
+    remedy: str
+    is_unknown: bool
+
+
+class ObservationOut(Schema):
+    """What was seen of one part; `state` is encrypted, weak, plain, absent or unreadable."""
+
+    part: str
+    state: str
+    evidence: str
+
+
+class ComplianceOut(Schema):
+    """`state` is null for a VM that is not protected or was not looked at yet."""
+
+    state: ComplianceState | None
+    checked_at: datetime | None
+    findings: list[ComplianceFindingOut]
+    observations: list[ObservationOut]
+
+    @classmethod
+    def of(cls, row: Compliance | None) -> Self:
+        if row is None:
+            return cls(state=None, checked_at=None, findings=[], observations=[])
+        return cls.model_validate({name: getattr(row, name) for name in cls.model_fields})
 
 
 class PolicyNameIn(Input):

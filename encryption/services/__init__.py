@@ -4,8 +4,8 @@
 def register() -> None:
     """Tells inventory what this app adds: objects that jobs and events are about, the keys before a start. Has workers
     check their ciphers first."""
-    from encryption.models import KmsCluster
-    from encryption.services import adoption, autostart, exposure, options, release, self_check
+    from encryption.models import KmsCluster, StoragePolicy
+    from encryption.services import adoption, autostart, compliance, exposure, options, release, self_check
     from inventory import events
     from inventory.models import TargetKind
     from inventory.services import power, sync, virtual_machines, vm_rows, watch
@@ -20,4 +20,7 @@ def register() -> None:
     watch.register_reconnected(autostart.start_again)
     sync.register_changed(exposure.review_host)
     vm_rows.register_detached(options.forget_detached)
+    events.register_target(StoragePolicy, TargetKind.STORAGE_POLICY)
+    sync.register_changed(compliance.after_change)
+    watch.register_reconnected(compliance.after_reconnect)
     self_check.register()

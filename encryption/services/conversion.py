@@ -17,7 +17,7 @@ from django.db import transaction
 
 from encryption.models import Key, Stage, VmSecurity
 from encryption.services import change as changes
-from encryption.services import live, offline
+from encryption.services import compliance, live, offline
 from encryption.services.change import Change
 from encryption.services.key_access import make_key, new_key_name
 from encryption.services.options import Wish, kms_cluster_of, plan_from_wish, policy_of, record_disk_policies, refuse
@@ -57,6 +57,7 @@ def changing(job: Job, progress: Progress, wish: Callable[[VirtualMachine], Wish
             raise
         finally:
             sync.refresh_virtual_machine(vm, hypervisor)
+            compliance.after_apply(vm, hypervisor, job)
 
 
 def check_power(change: Change) -> None:

@@ -15,7 +15,16 @@ from django.db.models import Q
 from encryption.engine import options
 from encryption.engine.options import Assignment, CurrentDisk, CurrentVm, DesiredVm
 from encryption.engine.options import Plan as Plan  # the shape that delivery code shows
-from encryption.models import DiskPolicy, KmsCluster, Purpose, Stage, StoragePolicy, VmSecurity, WrappedSecret
+from encryption.models import (
+    Compliance,
+    DiskPolicy,
+    KmsCluster,
+    Purpose,
+    Stage,
+    StoragePolicy,
+    VmSecurity,
+    WrappedSecret,
+)
 from inventory import events, jobs
 from inventory.authorize import VIEW, Actor, authorize
 from inventory.errors import Conflict, Invalid, NotFound
@@ -64,6 +73,7 @@ class VmOptions:
     policies: tuple[StoragePolicy, ...]
     kms_clusters: tuple[KmsCluster, ...]
     disk_policies: Mapping[str, StoragePolicy]  # as last applied, by target
+    compliance: Compliance | None
 
     @property
     def plain_policy(self) -> StoragePolicy:
@@ -105,6 +115,7 @@ def vm_options(*, vm_id: UUID, actor: Actor) -> VmOptions:
         policies=tuple(StoragePolicy.objects.all()),
         kms_clusters=tuple(KmsCluster.objects.order_by("-is_default", "name")),
         disk_policies={row.target: row.policy for row in vm.disk_policies.select_related("policy")},
+        compliance=Compliance.objects.filter(virtual_machine=vm).first(),
     )
 
 

@@ -9,7 +9,7 @@ from encryption.models import Key, Purpose, StoragePolicy, WrappedSecret
 from inventory.errors import Conflict
 from inventory.models import VirtualMachine
 
-__all__ = ["NAMESPACE", "element"]
+__all__ = ["NAMESPACE", "element", "protected_vm"]
 
 _PURPOSES: Final[dict[Purpose, metadata.Purpose]] = {
     Purpose.DISK: "disk",
@@ -21,19 +21,22 @@ _PURPOSES: Final[dict[Purpose, metadata.Purpose]] = {
 def element(vm: VirtualMachine, policy: StoragePolicy, key: Key, rows: Iterable[WrappedSecret]) -> str:
     """Bartizan's element as XML text, for `definitions.set_metadata`. Raises Conflict `metadata_unfit`."""
     try:
-        return metadata.to_xml(
-            ProtectedVm(
-                kms_cluster=key.cluster.id,
-                kms_cluster_name=key.cluster.name,
-                kek_id=key.key_id,
-                policy=policy.name,
-                secrets=tuple(_wrapped_key(row) for row in rows),
-            )
-        )
+        return metadata.to_xml(protected_vm(policy, key, rows))
     except metadata.BadMetadata as exc:
         raise Conflict(
             "metadata_unfit", f"{vm}: {exc}", hint="rename the key provider, the policy or the disk that is meant"
         ) from exc
+
+
+def protected_vm(policy: StoragePolicy, key: Key, rows: Iterable[WrappedSecret]) -> ProtectedVm:
+    """The element as a value. Raises BadMetadata."""
+    return ProtectedVm(
+        kms_cluster=key.cluster.id,
+        kms_cluster_name=key.cluster.name,
+        kek_id=key.key_id,
+        policy=policy.name,
+        secrets=tuple(_wrapped_key(row) for row in rows),
+    )
 
 
 def _wrapped_key(row: WrappedSecret) -> WrappedKey:

@@ -1,6 +1,7 @@
 """Pages of encryption, and where they plug into inventory's."""
 
 from encryption.views import (
+    compliance,
     key_providers,
     key_trust,
     keys,
@@ -25,9 +26,14 @@ extensions.add_monitor_section(
 )
 extensions.add_action(TargetKind.VIRTUAL_MACHINE, vm_unlock.actions)
 extensions.add_badges(TargetKind.VIRTUAL_MACHINE, vm_unlock.badges)
+extensions.add_badges(TargetKind.VIRTUAL_MACHINE, compliance.badges)
+extensions.add_list_badges(TargetKind.VIRTUAL_MACHINE, compliance.list_badges)
+extensions.add_action(TargetKind.HOST, compliance.actions)
+extensions.add_target(TargetKind.STORAGE_POLICY, "encryption:policy")
 extensions.add_card(TargetKind.VIRTUAL_MACHINE, "encryption:vm-card")
 
 __all__ = [
+    "compliance",
     "key_providers",
     "key_trust",
     "keys",

@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from encryption.forms import VmOptionsForm
-from encryption.services import options, unlock
+from encryption.services import compliance, options, unlock
 from encryption.services.options import VmOptions
 from inventory.authorize import may
 from inventory.errors import ServiceError
@@ -55,7 +55,7 @@ def _panel(request: HttpRequest, found: VmOptions, form: VmOptionsForm) -> dict[
     return (
         context
         | {"found": found, "form": form, "may_apply": may(request.user, options.ENCRYPT, vm)}
-        | {"may_unlock": may(request.user, unlock.ACTION, vm)}
+        | {"may_unlock": may(request.user, unlock.ACTION, vm), "may_check": may(request.user, compliance.ACTION, vm)}
         | _plan(request, found, form)
     )
 

@@ -12,13 +12,15 @@ from inventory.engine.domain_edit import (
     set_nvram,
     set_tpm_secret,
 )
-from inventory.engine.domain_xml import BadDefinition, loader_path, names_path
+from inventory.engine.domain_xml import BadDefinition, loader_path, names_path, read_facts
+from inventory.engine.hypervisor import Power, VmFacts
 
 __all__ = [
     "BadDefinition",
     "loader_path",
     "metadata",
     "names_path",
+    "next_start",
     "nvram_template",
     "set_disk",
     "set_dump_core",
@@ -26,3 +28,8 @@ __all__ = [
     "set_nvram",
     "set_tpm_secret",
 ]
+
+
+def next_start(xml: str) -> VmFacts:
+    """What the definition says of the next start, whatever runs now. Sizes of disks are 0. Raises BadDefinition."""
+    return read_facts(xml, live=None, power=Power.OFF, is_persistent=True)

@@ -5,6 +5,7 @@
     extensions.add_monitor_section(TargetKind.HOST, Section("", "Leftovers", "encryption:host-leftovers"))
     extensions.add_action(TargetKind.VIRTUAL_MACHINE, vm_actions)      # (target, actor) -> [Action, ...]
     extensions.add_badges(TargetKind.VIRTUAL_MACHINE, vm_badges)      # (target) -> [(label class, icon, word), ...]
+    extensions.add_list_badges(TargetKind.VIRTUAL_MACHINE, list_badges)  # (ids) -> {id: [badge, ...]}
     extensions.add_card(TargetKind.VIRTUAL_MACHINE, "encryption:vm-card")   # loaded by htmx into the Summary tab
     extensions.add_target(TargetKind.KMS_CLUSTER, "encryption:kms-cluster") # links of jobs and events
 
@@ -12,7 +13,7 @@ Every URL name of an object takes its id as the one positional argument.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -65,12 +66,14 @@ class Action:
 Badge = tuple[str, str, str]  # label class, icon, word
 Actions = Callable[[Model, Actor], Sequence[Action]]
 Badges = Callable[[Model], Sequence[Badge]]
+ListBadges = Callable[[Sequence[UUID]], Mapping[UUID, Sequence[Badge]]]
 
 _navigation: list[Entry] = [Entry("Inventory", "inventory:root", "tree-view")]
 _sections: dict[TargetKind, list[Section]] = defaultdict(list)
 _monitor_sections: dict[TargetKind, list[Section]] = defaultdict(list)
 _actions: dict[TargetKind, list[Actions]] = defaultdict(list)
 _badges: dict[TargetKind, list[Badges]] = defaultdict(list)
+_list_badges: dict[TargetKind, list[ListBadges]] = defaultdict(list)
 _cards: dict[TargetKind, list[str]] = defaultdict(list)
 _targets: dict[str, str] = {}
 
@@ -94,6 +97,10 @@ def add_action(kind: TargetKind, actions: Actions) -> None:
 
 def add_badges(kind: TargetKind, badges: Badges) -> None:
     _badges[kind].append(badges)
+
+
+def add_list_badges(kind: TargetKind, badges: ListBadges) -> None:
+    _list_badges[kind].append(badges)
 
 
 def add_card(kind: TargetKind, url_name: str) -> None:
@@ -122,6 +129,15 @@ def actions(kind: TargetKind, target: Model, actor: Actor) -> list[Action]:
 
 def badges(kind: TargetKind, target: Model) -> list[Badge]:
     return [badge for source in _badges[kind] for badge in source(target)]
+
+
+def list_badges(kind: TargetKind, ids: Sequence[UUID]) -> Mapping[UUID, Sequence[Badge]]:
+    """Of the lines of a list, each source asked once."""
+    found: dict[UUID, list[Badge]] = defaultdict(list)
+    for source in _list_badges[kind]:
+        for target_id, badges in source(ids).items():
+            found[target_id].extend(badges)
+    return found
 
 
 def card_urls(kind: TargetKind, target_id: UUID) -> list[str]:

@@ -9,9 +9,9 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from inventory.forms import VmFilterForm
-from inventory.models import Firmware, Host, PowerState
+from inventory.models import Firmware, Host, PowerState, TargetKind
 from inventory.services import search
-from inventory.views import pages
+from inventory.views import extensions, pages
 
 PAGE_SIZE = 50
 
@@ -35,7 +35,9 @@ def vms(request: HttpRequest, kind: str, target_id: UUID) -> HttpResponse:
     # Django's pager knows ranges and neighbours; the rows themselves come from the service.
     page = Paginator(range(found.total), PAGE_SIZE).page(found.number)
     context = pages.context(target, request.user, tab="vms")
-    context |= {"form": form, "rows": found.items, "page": page, "sort": sort, "filters": filters}
+    badges = extensions.list_badges(TargetKind.VIRTUAL_MACHINE, [row.vm.pk for row in found.items])
+    rows = [(row, badges.get(row.vm.pk, ())) for row in found.items]
+    context |= {"form": form, "rows": rows, "page": page, "sort": sort, "filters": filters}
     return render(request, "inventory/object_vms.html", context)
 
 

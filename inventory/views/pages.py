@@ -29,6 +29,7 @@ ICONS: Final = {
     TargetKind.DATASTORE: "storage",
     TargetKind.VIRTUAL_MACHINE: "vm",
     TargetKind.KMS_CLUSTER: "key",
+    TargetKind.STORAGE_POLICY: "shield-check",
     TargetKind.CONSOLE: "shield",
 }
 

@@ -230,6 +230,9 @@ ROUTES_OF_VIEWS = {
     "encryption:vm-recrypt": "recrypt_vm",  # and deep_recrypt_vm, rotate_passphrases
     "encryption:vm-recrypt-plan": "plan_recrypt",
     "encryption:vm-unlock": "unlock_vm",
+    "encryption:vm-check": "check_vm_compliance",
+    "encryption:host-check": "check_host_compliance",
+    "encryption:policy-check": "check_policy_compliance",
     "encryption:policy-add": "create_storage_policy",
     "encryption:policy-edit": "edit_storage_policy",
     "encryption:policy-clone": "clone_storage_policy",

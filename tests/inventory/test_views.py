@@ -98,7 +98,7 @@ def test_vm_list_filters_sorts_and_pages(admin: Client, inventory: Sample) -> No
     url = reverse("inventory:vms", args=["cluster", inventory.cluster.pk])
 
     def names(query: str) -> list[str]:
-        return [row.vm.name for row in admin.get(f"{url}?{query}").context["rows"]]
+        return [row.vm.name for row, _ in admin.get(f"{url}?{query}").context["rows"]]
 
     assert names("") == ["app-db01", "app-db02", "app-web01", "app-web02", "legacy-erp", "vtpm-win11"]
     assert names("q=WEB") == ["app-web01", "app-web02"]
