@@ -148,6 +148,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": float(env_int("BARTIZAN_COMPLIANCE_CHECK_SECONDS", 3600, minimum=60, maximum=7 * 24 * 3600)),
         "options": {"queue": "attestation", "expires": 60},
     },
+    "look for exported virtual machines": {
+        "task": "encryption.look_for_bundles",
+        "schedule": 300.0,
+        "options": {"queue": "attestation", "expires": 60},
+    },
     "look at the key servers": {
         "task": "encryption.check_key_providers",
         "schedule": float(env_int("BARTIZAN_KMS_CHECK_SECONDS", 300, minimum=30, maximum=24 * 3600)),
@@ -165,6 +170,8 @@ CONSOLE_KEY = env_secret("BARTIZAN_CONSOLE_KEY", required=False)
 if CONSOLE_KEY and not re.fullmatch("[0-9a-fA-F]{64}", CONSOLE_KEY):
     raise SettingsError("BARTIZAN_CONSOLE_KEY must be 64 hexadecimal digits (32 bytes)")
 KMIP_TIMEOUT_SECONDS = env_int("BARTIZAN_KMIP_TIMEOUT", 10, minimum=1, maximum=300)
+# Where workers put exported VMs, and look for VMs to import; the same folder for all of them.
+EXCHANGE_DIR = env_path("BARTIZAN_EXCHANGE_DIR", STATE_DIR / "exchange")
 LIBVIRT_TEST_DRIVER = env_bool("BARTIZAN_LIBVIRT_TEST_DRIVER", default=False)
 
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]

@@ -7,11 +7,12 @@ from uuid import UUID
 from django import forms
 from typing_extensions import override
 
-from encryption.models import StoragePolicy
+from encryption.models import Bundle, StoragePolicy
 from encryption.services.adoption import ForeignProvider
 from encryption.services.options import VmOptions, Wish
 from encryption.services.recrypt_ways import Recryptable, Way
 from inventory.forms import ClarityForm
+from inventory.models import Datastore, VirtualMachine
 
 PEM_ROWS = 12
 
@@ -223,3 +224,46 @@ class DestroyLeftoverForm(ClarityForm):
 
 class KeepLeftoverForm(ClarityForm):
     reason = forms.CharField(label="Reason", max_length=300)
+
+
+CLONE_KEYS = [("new", "a new key"), ("same", "the key of the original")]
+CLONE_TPMS = [("copy", "copy: the same TPM, with its keys"), ("replace", "replace: a new TPM with another identity")]
+IMPORT_IDENTITIES = [
+    ("move", "the same VM: UUID and MAC addresses as they are"),
+    ("copy", "a new one: other UUID and MAC addresses, the same TPM"),
+]
+
+
+class CloneForm(ClarityForm):
+    """Only the choices that the VM has."""
+
+    name = forms.CharField(label="Name", max_length=200)
+    key = forms.ChoiceField(
+        label="Key", choices=CLONE_KEYS, help_text="the KEK at the key provider, under which its keys lie"
+    )
+    vtpm = forms.ChoiceField(label="Virtual TPM", choices=CLONE_TPMS)
+
+    def __init__(self, *args: Any, vm: VirtualMachine, is_protected: bool, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not is_protected:
+            del self.fields["key"]
+        if not vm.tpm_model:
+            del self.fields["vtpm"]
+
+
+class ExportInClearForm(ClarityForm):
+    in_clear = forms.BooleanField(label="Export in clear", required=False)
+
+
+class ImportForm(ClarityForm):
+    bundle = forms.ChoiceField(label="Exported VM")
+    datastore = forms.ChoiceField(label="Datastore")
+    name = forms.CharField(label="Name", max_length=200)
+    identity = forms.ChoiceField(label="Identity", choices=IMPORT_IDENTITIES)
+
+    def __init__(self, *args: Any, bundles: Sequence[Bundle], datastores: Sequence[Datastore], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["bundle"].choices = [  # type: ignore[attr-defined]
+            (str(one.pk), f"{one.folder} ({one.vm_name}{', in clear' if one.is_clear else ''})") for one in bundles
+        ]
+        self.fields["datastore"].choices = [(str(one.pk), f"{one.name}: {one.path}") for one in datastores]  # type: ignore[attr-defined]

@@ -4,10 +4,14 @@ from celery import shared_task
 
 from encryption.services import (
     adoption,
+    bundles,
     client_keys,
+    clone,
     compliance,
     conversion,
     deep_recrypt,
+    export,
+    import_vm,
     key_access,
     key_lifecycle,
     kms_health,
@@ -99,6 +103,31 @@ def adopt_keys(job_id: str) -> None:
 @shared_task(name="encryption.adopt_found")
 def adopt_found() -> None:
     adoption.adopt_found()
+
+
+@shared_task(name="encryption.clone_vm")
+def clone_vm(job_id: str) -> None:
+    jobs.run(job_id, clone.run_clone_vm)
+
+
+@shared_task(name="encryption.export_vm")
+def export_vm(job_id: str) -> None:
+    jobs.run(job_id, export.run_export_vm)
+
+
+@shared_task(name="encryption.import_vm")
+def import_a_vm(job_id: str) -> None:
+    jobs.run(job_id, import_vm.run_import_vm)
+
+
+@shared_task(name="encryption.delete_bundle")
+def delete_bundle(job_id: str) -> None:
+    jobs.run(job_id, bundles.run_delete_bundle)
+
+
+@shared_task(name="encryption.look_for_bundles")
+def look_for_bundles() -> None:
+    bundles.look()
 
 
 @shared_task(name="encryption.unlock_vm")

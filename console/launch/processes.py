@@ -13,6 +13,7 @@ from console.launch.steps import LaunchError
 HEARTBEAT_FOLDER = "/dev/shm"  # noqa: S108  gunicorn makes its files there by mkstemp; no disk to wait for
 # Settings without secrets that the caller's environment may choose; see docs/install.md.
 TUNING = (
+    "BARTIZAN_EXCHANGE_DIR",
     "BARTIZAN_HTTPS",
     "BARTIZAN_JOB_TIME_LIMIT",
     "BARTIZAN_KMIP_TIMEOUT",

@@ -4,13 +4,14 @@
 def register() -> None:
     """Tells inventory what this app adds: objects that jobs and events are about, the keys before a start. Has workers
     check their ciphers first."""
-    from encryption.models import KmsCluster, StoragePolicy
+    from encryption.models import Bundle, KmsCluster, StoragePolicy
     from encryption.services import adoption, autostart, compliance, exposure, options, release, self_check
     from inventory import events
     from inventory.models import TargetKind
     from inventory.services import power, sync, virtual_machines, vm_rows, watch
 
     events.register_target(KmsCluster, TargetKind.KMS_CLUSTER)
+    events.register_target(Bundle, TargetKind.BUNDLE)
     power.register_start_guard(release.refuse_saved_state)
     power.register_start_step(adoption.before_start)
     power.register_start_step(release.send_keys)

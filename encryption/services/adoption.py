@@ -38,13 +38,14 @@ from inventory import events, jobs
 from inventory.authorize import SYSTEM, VIEW, Actor, authorize
 from inventory.errors import Conflict, Invalid, NotFound, ServiceError
 from inventory.jobs import Progress
-from inventory.models import Host, Job, VirtualMachine
+from inventory.models import LIVE_STATUSES, Host, Job, VirtualMachine
 from inventory.services import connections, sync
 from inventory.services.connections import Hypervisor, VmFacts, vtpm_state_path
 from inventory.services.definitions import BadDefinition, metadata, set_metadata
 
 ADOPT: Final = jobs.register(jobs.JobKind("encryption.adopt_keys", "Take over keys"))
 FIND: Final = "encryption.adopt_found"
+MAKERS: Final = ("encryption.clone_vm", "encryption.import_vm")
 MOST: Final = 1000
 MAX_TARGET: Final = 32
 
@@ -91,7 +92,10 @@ def adopt_found() -> int:
     """Takes over the keys of all VMs that were found; how many were looked at. A host that does not answer waits for
     the schedule."""
     by_host: dict[UUID, list[VirtualMachine]] = {}
+    made = set(Job.objects.filter(kind__in=MAKERS, status__in=LIVE_STATUSES).values_list("checkpoint__uuid", flat=True))
     for vm in unknown_vms().filter(host__state=Host.State.CONNECTED).select_related("host")[:MOST]:
+        if str(vm.uuid) in made:
+            continue  # the job that has just defined it does it, with the right of whoever asked
         by_host.setdefault(vm.host_id, []).append(vm)
     looked_at = 0
     for vms in by_host.values():

@@ -298,13 +298,20 @@ def _all_failed(failures: list[KmsError]) -> ServiceError:
     return type(found)(found.code, "; ".join(str(one) for one in failures), hint=found.hint)
 
 
-def make_key(cluster: KmsCluster, vm: VirtualMachine, *, name: str, job: Job) -> Key:
-    """Creates and activates a KEK at the KMS. `name` is unique to this job, so that a repeated call finds it again."""
+def make_key(
+    cluster: KmsCluster, vm: VirtualMachine, *, name: str, job: Job, about: VirtualMachine | None = None
+) -> Key:
+    """Creates and activates a KEK at the KMS. `name` is unique to this job, so that a repeated call finds it again.
+
+    `about`: whose event it is, where `vm` has no row yet.
+    """
     with KeySession(cluster) as session:
-        return session_key(session, vm, name=name, job=job)
+        return session_key(session, vm, name=name, job=job, about=about)
 
 
-def session_key(session: KeySession, vm: VirtualMachine, *, name: str, job: Job) -> Key:
+def session_key(
+    session: KeySession, vm: VirtualMachine, *, name: str, job: Job, about: VirtualMachine | None = None
+) -> Key:
     """`make_key` over a connection that is there."""
     tries = 0
 
@@ -327,7 +334,7 @@ def session_key(session: KeySession, vm: VirtualMachine, *, name: str, job: Job)
     )
     if created:
         events.record(
-            "key.created", f"Key {key_id} created at {cluster} for {vm}", target=vm, actor=job.actor, job=job,
+            "key.created", f"Key {key_id} created at {cluster} for {vm}", target=about or vm, actor=job.actor, job=job,
             key_id=key_id, kms=cluster.name,
         )  # fmt: skip
     return key

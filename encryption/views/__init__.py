@@ -7,6 +7,7 @@ from encryption.views import (
     keys,
     leftovers,
     storage_policies,
+    vm_copies,
     vm_options,
     vm_recrypt,
     vm_unlock,
@@ -16,6 +17,7 @@ from inventory.views import extensions
 
 extensions.add_navigation(extensions.Entry("Key Providers", "encryption:kms", "key"))
 extensions.add_navigation(extensions.Entry("Policies", "encryption:policies", "shield-check"))
+extensions.add_navigation(extensions.Entry("Exports", "encryption:bundles", "export"))
 extensions.add_target(TargetKind.KMS_CLUSTER, "encryption:kms-cluster")
 extensions.add_section(
     TargetKind.VIRTUAL_MACHINE, extensions.Section("Security", "VM Options", "encryption:vm-options")
@@ -25,6 +27,8 @@ extensions.add_monitor_section(
     TargetKind.DATASTORE, extensions.Section("", "Leftovers", "encryption:datastore-leftovers")
 )
 extensions.add_action(TargetKind.VIRTUAL_MACHINE, vm_unlock.actions)
+extensions.add_action(TargetKind.VIRTUAL_MACHINE, vm_copies.vm_actions)
+extensions.add_action(TargetKind.HOST, vm_copies.host_actions)
 extensions.add_badges(TargetKind.VIRTUAL_MACHINE, vm_unlock.badges)
 extensions.add_badges(TargetKind.VIRTUAL_MACHINE, compliance.badges)
 extensions.add_list_badges(TargetKind.VIRTUAL_MACHINE, compliance.list_badges)
@@ -39,6 +43,7 @@ __all__ = [
     "keys",
     "leftovers",
     "storage_policies",
+    "vm_copies",
     "vm_options",
     "vm_recrypt",
     "vm_unlock",

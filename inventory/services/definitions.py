@@ -3,6 +3,19 @@
 Used with `Hypervisor.redefine(uuid, edit)`, so that one read and one definition belong together.
 """
 
+from inventory.engine.domain_copy import (
+    FileRole,
+    OwnFile,
+    boot_files,
+    checked_name,
+    own_files,
+    renamed,
+    secrets_of,
+    with_files,
+    with_logs,
+    with_new_identity,
+    with_secrets,
+)
 from inventory.engine.domain_edit import (
     metadata,
     nvram_template,
@@ -12,21 +25,35 @@ from inventory.engine.domain_edit import (
     set_nvram,
     set_tpm_secret,
 )
+from inventory.engine.domain_portable import check_portable, portable
 from inventory.engine.domain_xml import BadDefinition, loader_path, names_path, read_facts
 from inventory.engine.hypervisor import Power, VmFacts
 
 __all__ = [
     "BadDefinition",
+    "FileRole",
+    "OwnFile",
+    "boot_files",
+    "check_portable",
+    "checked_name",
     "loader_path",
     "metadata",
     "names_path",
     "next_start",
     "nvram_template",
+    "own_files",
+    "portable",
+    "renamed",
+    "secrets_of",
     "set_disk",
     "set_dump_core",
     "set_metadata",
     "set_nvram",
     "set_tpm_secret",
+    "with_files",
+    "with_logs",
+    "with_new_identity",
+    "with_secrets",
 ]
 
 

@@ -90,8 +90,8 @@ class World:
             path.write_bytes(content("nvram", 528 * KIB))
             self.plain[str(path)] = path.read_bytes()
             os = (
-                "<os><type arch='x86_64' machine='q35'>hvm</type><loader readonly='yes' type='pflash'>/fw/CODE.fd"
-                f"</loader><nvram>{path}</nvram></os>"
+                "<os><type arch='x86_64' machine='q35'>hvm</type><loader readonly='yes' type='pflash'>"
+                f"/usr/share/OVMF/CODE.fd</loader><nvram>{path}</nvram></os>"
             )
         tpm = ""
         if shape.tpm:
