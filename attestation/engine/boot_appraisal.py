@@ -19,6 +19,7 @@ from attestation.engine.boot.replay import (
     PcrMismatch,
     ReplayedLog,
     ReplayMismatch,
+    fullest_bank,
     pcr_values,
     replay,
     replay_unproven,
@@ -125,10 +126,10 @@ def _unproven(parsed: eventlog.UntrustedLog, empty: BootAppraisal, reference: Bo
     message = "there is no quote: what the log says is replayed, and nothing of it is proven"
     remedy = "give the TPM's quote, its signature, the attestation key and the nonce"
     not_proven = Finding(FindingCode.NOT_PROVEN, Severity.WARNING, message, remedy)
-    banks = [bank for bank in parsed.banks if bank in (empty.values or {})]
-    if not banks:
+    bank = fullest_bank(parsed)
+    if bank is None:
         return replace(empty, findings=(not_proven,))
-    boot = observe(replay_unproven(parsed, bank=max(banks, key=lambda bank: bank.size)))
+    boot = observe(replay_unproven(parsed, bank=bank))
     found = _checked(boot, reference)
     if reference is None:
         # Nobody has said what this boot should be, and nothing shows that it is one: no reason to fail a host.

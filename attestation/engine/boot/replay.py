@@ -12,6 +12,7 @@ NOT said: that the firmware measured what it should. Who boots their own firmwar
 TPM's place on the board are what speaks about that.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -134,6 +135,12 @@ class ReplayedLog:
 def pcr_values(log: UntrustedLog) -> PcrValues:
     """What the log gives, of PCRs that it extends."""
     return {bank: _values(log, bank) for bank in log.banks}
+
+
+def fullest_bank(log: UntrustedLog) -> HashAlg | None:
+    """The bank that most events extend, of equals the strongest. None without a bank of a known hash."""
+    extended = Counter(bank for event in log.events for bank in event.digests)
+    return max(log.banks, key=lambda bank: (extended[bank], bank.size), default=None)
 
 
 def replay(log: UntrustedLog, *, bank: HashAlg, quoted: Mapping[int, bytes]) -> ReplayedLog:

@@ -7,7 +7,7 @@ from attestation.engine.boot.event_types import EventType
 from attestation.engine.boot.replay import Coverage, NoSuchBank, ReplayedLog, ReplayMismatch
 from attestation.engine.boot.uefi import GLOBAL_VARIABLE, SHIM_LOCK
 from attestation.engine.tpm.algorithms import HashAlg
-from tests.attestation.engine.boot.logs import SHA256, Record, extended, separator, variable, written
+from tests.attestation.engine.boot.logs import SHA256, Record, extended, logs_of, parsed, separator, variable, written
 
 ACTION = Record(4, EventType.EFI_ACTION, b"Calling EFI Application from Boot Option")
 IMAGE = Record(4, EventType.EFI_BOOT_SERVICES_APPLICATION, bytes(32), b"the image")
@@ -109,6 +109,14 @@ def test_systemd_extends_on_what_its_stub_began() -> None:
     windows = [*RECORDS, Record(11, EventType.COMPACT_HASH, b"\x10\0\0\0")]
     with pytest.raises(ReplayMismatch):
         replay.replay(log_of(windows), bank=SHA256, quoted=extended([*windows, phase]))
+
+
+def test_the_fullest_bank() -> None:
+    """A real log declares four banks, and its one event extends two of them."""
+    (entry,) = [entry for entry in logs_of("replays") if entry.name.endswith("event-uefivar.bin")]
+    assert replay.fullest_bank(parsed(entry)) is SHA256
+    assert replay.fullest_bank(log_of(RECORDS)) is SHA256
+    assert replay.fullest_bank(replace(log_of(RECORDS), banks=())) is None
 
 
 def test_coverage_of_data() -> None:
