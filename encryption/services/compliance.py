@@ -99,11 +99,13 @@ def compliance_of(*, vm_id: UUID, actor: Actor) -> Compliance | None:
 
 @transaction.atomic
 def check_vm(*, vm_id: UUID, actor: Actor) -> Job:
-    """A worker looks at one VM. Raises Conflict `not_encrypted` where no policy asks for anything."""
+    """A worker looks at one VM. Raises Conflict `not_encrypted` where no policy asks for anything, `vm_gone`."""
     vm = vm_of(vm_id)
     authorize(actor, ACTION, vm)
     if not VmSecurity.objects.filter(virtual_machine=vm).exists():
         raise Conflict("not_encrypted", f"{vm} is not encrypted", hint="only an encrypted VM is checked")
+    if not vm.is_present:
+        raise Conflict("vm_gone", f"{vm} is no longer on its host", hint="refresh the host")
     return jobs.start(CHECK, target=vm, actor=actor)
 
 
@@ -180,9 +182,16 @@ def after_reconnect(host: Host, hypervisor: Hypervisor) -> None:
 
 
 def after_change(host: Host) -> None:
-    """For inventory's sync: a worker looks at what has changed, once the rows are written."""
-    if VmSecurity.objects.filter(virtual_machine__host=host).exists():
-        transaction.on_commit(partial(messages.send, CHECK_CHANGED, str(host.pk)))
+    """For inventory's sync: a worker looks at what has changed, once the rows are written. What was last seen of a VM
+    that is gone does not stand as if it still were so."""
+    if not VmSecurity.objects.filter(virtual_machine__host=host).exists():
+        return
+    gone = Compliance.objects.filter(virtual_machine__host=host, virtual_machine__is_present=False)
+    result = _not_observed("it is no longer on its host")
+    gone.exclude(state=result.state.value).update(
+        state=result.state.value, findings=[asdict(one) for one in result.findings], observations=[]
+    )
+    transaction.on_commit(partial(messages.send, CHECK_CHANGED, str(host.pk)))
 
 
 def after_apply(vm: VirtualMachine, hypervisor: Hypervisor, job: Job) -> None:

@@ -123,4 +123,7 @@ def test_refusals(admin: Client, call: Caller, charlie: User, plain_vm: VirtualM
     assert looker.post(reverse("encryption:vm-check", args=[vm.pk])).status_code == 403
     assert caller(charlie).post(f"/virtual-machines/{vm.pk}/check-compliance").code == "not_permitted"
     assert "Check now" not in looker.get(pages_of(vm)["options"]).content.decode()
+    VirtualMachine.objects.filter(pk=vm.pk).update(is_present=False)
+    assert admin.post(reverse("encryption:vm-check", args=[vm.pk])).status_code == 409
+    assert call.post(f"/virtual-machines/{vm.pk}/check-compliance").code == "vm_gone"
     assert not Job.objects.exists()

@@ -234,6 +234,13 @@ def test_a_vm_that_its_host_no_longer_has_is_not_known(world: World) -> None:
     assert (found.state, codes(found)) == ("unknown", [("not_observed", "vm")])
 
 
+def test_what_was_seen_of_a_vm_that_is_gone_does_not_stand(world: World) -> None:
+    del world.hypervisor.vms[world.uuid]
+    sync.refresh_virtual_machine(world.vm, world.hypervisor)
+    found = Compliance.objects.get()
+    assert (found.state, codes(found)) == ("unknown", [("not_observed", "vm")])
+
+
 def test_a_busy_vm_is_left_to_its_job(world: World) -> None:
     Compliance.objects.all().delete()
     job = world.ask(world.nothing())
