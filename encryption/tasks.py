@@ -19,6 +19,7 @@ from encryption.services import (
     leftovers,
     passphrases,
     recrypt,
+    recrypt_many,
     rotation,
     unlock,
 )
@@ -157,7 +158,7 @@ def rotate_passphrases(job_id: str) -> None:
 
 @shared_task(name="encryption.recrypt_vms")
 def recrypt_vms(job_id: str) -> None:
-    jobs.run(job_id, recrypt.run_recrypt_vms)
+    jobs.run(job_id, recrypt_many.run_recrypt_vms)
 
 
 @shared_task(name="encryption.rotate_keys")

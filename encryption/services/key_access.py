@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -43,6 +43,7 @@ T = TypeVar("T")
 LABEL: Final = "bartizan"
 # In a session: the KEK that the present VM has and the one that it gets.
 _KEPT_KEYS: Final = 2
+_NOTED_AT_ONCE: Final = 20
 _JUST_LOST: Final = timedelta(seconds=60)
 _DOUBTFUL_SECONDS: Final = 2.0
 UNLOCK_OF_PROVIDER: Final = "encryption.unlock_of_provider"
@@ -214,6 +215,7 @@ class KeySession:
         self.cluster = cluster
         self._open: tuple[KmsServer, KeyServer] | None = None
         self._fetched: dict[uuid.UUID, Secret] = {}
+        self._used: set[uuid.UUID] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -222,7 +224,8 @@ class KeySession:
         self.close()
 
     def close(self) -> None:
-        """Hangs up, and forgets the keys that were fetched last."""
+        """Hangs up, forgets the keys that were fetched last, and notes when they were used."""
+        self._note_uses()
         self._fetched.clear()
         self._hang_up()
 
@@ -254,8 +257,15 @@ class KeySession:
         while len(self._fetched) >= _KEPT_KEYS:
             del self._fetched[next(iter(self._fetched))]
         self._fetched[key.pk] = kek
-        _note_use(key)
+        self._used.add(key.pk)
+        if len(self._used) >= _NOTED_AT_ONCE:
+            self._note_uses()
         return kek
+
+    def _note_uses(self) -> None:
+        if self._used:
+            Key.objects.filter(pk__in=self._used).update(**_use())
+            self._used.clear()
 
     def _candidates(self) -> Iterator[KmsServer]:
         first = self._open[0] if self._open else None
@@ -313,6 +323,28 @@ def session_key(
     session: KeySession, vm: VirtualMachine, *, name: str, job: Job, about: VirtualMachine | None = None
 ) -> Key:
     """`make_key` over a connection that is there."""
+    key_id = session.ask(_creator(vm, name, job))
+    key, created = Key.objects.update_or_create(
+        cluster=session.cluster, key_id=key_id, defaults={"name": name, "state": Key.State.ACTIVE}
+    )
+    if created:
+        tell_created(key, vm, job, about)
+    return key
+
+
+def made_kek(session: KeySession, vm: VirtualMachine, *, name: str, job: Job) -> tuple[str, Secret]:
+    """Creates, activates and fetches a KEK; its identifier and the key itself. No row is written by this."""
+    create = _creator(vm, name, job)
+
+    def use(server: KeyServer) -> tuple[str, Secret]:
+        key_id = create(server)
+        return key_id, server.get_key(key_id)
+
+    return session.ask(use)
+
+
+def _creator(vm: VirtualMachine, name: str, job: Job) -> Callable[[KeyServer], str]:
+    """Creates and activates a key and gives its identifier; called again, it looks for what it may have made."""
     tries = 0
 
     def create(server: KeyServer) -> str:
@@ -328,16 +360,19 @@ def session_key(
                 raise
         return key_id
 
-    cluster, key_id = session.cluster, session.ask(create)
-    key, created = Key.objects.update_or_create(
-        cluster=cluster, key_id=key_id, defaults={"name": name, "state": Key.State.ACTIVE}
-    )
-    if created:
-        events.record(
-            "key.created", f"Key {key_id} created at {cluster} for {vm}", target=about or vm, actor=job.actor, job=job,
-            key_id=key_id, kms=cluster.name,
-        )  # fmt: skip
-    return key
+    return create
+
+
+def used_key(cluster: KmsCluster, key_id: str, name: str) -> Key:
+    """The row, not written yet, of a key that the running job has made and fetched."""
+    return Key(cluster=cluster, key_id=key_id, name=name, state=Key.State.ACTIVE, **_use())
+
+
+def tell_created(key: Key, vm: VirtualMachine, job: Job, about: VirtualMachine | None = None) -> None:
+    events.record(
+        "key.created", f"Key {key} created at {key.cluster} for {vm}", target=about or vm, actor=job.actor, job=job,
+        key_id=key.key_id, kms=key.cluster.name,
+    )  # fmt: skip
 
 
 @contextmanager
@@ -351,13 +386,14 @@ def fetched_key(key: Key, session: KeySession | None = None) -> Iterator[Secret]
     yield kek
 
 
-def _note_use(key: Key) -> None:
+def _use() -> dict[str, Any]:
+    """Who uses a key now, and what for."""
     job = jobs.running()
-    Key.objects.filter(pk=key.pk).update(
-        last_used_at=timezone.now(),
-        last_used_by=job.actor if job else SYSTEM.username,
-        last_used_for=f"{jobs.label(job)} of {job.target_name}"[:340] if job else "Check of locked VMs",
-    )
+    return {
+        "last_used_at": timezone.now(),
+        "last_used_by": job.actor if job else SYSTEM.username,
+        "last_used_for": f"{jobs.label(job)} of {job.target_name}"[:340] if job else "Check of locked VMs",
+    }
 
 
 def cluster_of(job: Job) -> KmsCluster:

@@ -5,26 +5,26 @@ KEK; then the VM's metadata says the same. A kill between the two leaves metadat
 the VM (the old KEK is not taken away); the resumed job writes it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Final, final
+from typing import Final
 from uuid import UUID
 
 from django.db import transaction
+from django.utils import timezone
 
 from encryption.engine import keywrap
 from encryption.models import OPENED_BY_SECRET, Key, KmsCluster, Stage, VmSecurity, WrappedSecret
 from encryption.services import locks, vm_metadata
-from encryption.services.key_access import KeySession, fetched_key, new_key_name, session_key
+from encryption.services.key_access import KeySession, made_kek, new_key_name, tell_created, used_key
 from encryption.services.release import open_secrets
 from inventory import events, jobs
 from inventory.authorize import Actor, authorize
-from inventory.errors import Conflict, NotFound, ServiceError, Unavailable, Untrusted
+from inventory.errors import Conflict, NotFound
 from inventory.jobs import Progress
-from inventory.models import LIVE_STATUSES, Job, Severity, VirtualMachine
+from inventory.models import Job, VirtualMachine
 from inventory.services import connections, sync
-from inventory.services.connections import HostUnreachable, Hypervisor, HypervisorError
+from inventory.services.connections import Hypervisor
 from inventory.services.definitions import set_metadata
 from inventory.services.virtual_machines import vm_of
 
@@ -32,8 +32,6 @@ RECRYPT: Final = jobs.register(jobs.JobKind("encryption.recrypt_vm", "Recrypt VM
 RECRYPT_ALL: Final = jobs.register(jobs.JobKind("encryption.recrypt_vms", "Recrypt VMs", queue="crypto"))
 ACTION: Final = "encryption.recrypt_vm"
 MAX_VMS: Final = 10_000
-_BATCH: Final = 20
-_DONE: Final = "ok"
 
 
 @transaction.atomic
@@ -73,6 +71,17 @@ class KeyedVm:
     key: Key
 
 
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A KEK that was made for a VM, and the VM's data keys under it: (row, wrapped)."""
+
+    keyed: KeyedVm
+    key_id: str
+    name: str
+    wrapped: tuple[tuple[WrappedSecret, bytes], ...]
+    reason: str = ""
+
+
 def run_recrypt_vm(job: Job, progress: Progress) -> None:
     """Worker side of `recrypt_vm`."""
     vm = VirtualMachine.objects.select_related("host").filter(pk=job.target_id).first()
@@ -90,142 +99,58 @@ def renew_key(keyed: KeyedVm, cluster: KmsCluster, job: Job) -> KeyedVm:
     """A new KEK from this key provider for all data keys of the VM. Done once for a job, however often it is called;
     what the VM's definition carries is written by `write_metadata`."""
     with KeySession(cluster) as session:
-        return _with_new_key(keyed, session, job)
+        if has_key_of(job, keyed):
+            return keyed
+        rows = list(keyed.vm.wrapped_secrets.select_related("key__cluster", "virtual_machine"))
+        (renewed,) = take_over([new_key(keyed, rows, session, job)], cluster, job)
+        return renewed
 
 
-def run_recrypt_vms(job: Job, progress: Progress) -> None:
-    """Worker side of `recrypt_provider` and of the schedule (`rotation.py`), over one connection to the key provider
-    and one to each host in turn.
-
-    A VM that fails does not hold up the others, nor does a host. A key provider that is lost ends the job: each
-    further VM would only wait for it. After a kill, VMs that have their new key already are not given another one.
-    """
-    cluster = cluster_of(job.target_id)
-    due: dict[str, str] | None = job.params.get("due")
-    results: dict[str, str] = dict(job.checkpoint.get("results", {}))
-    found = [vm for vm in _vms_at(cluster) if due is None or str(vm.pk) in due]
-    waiting = [vm for vm in found if str(vm.pk) not in results]
-    progress.step("recrypting", total=len(results) + len(waiting))
-    with KeySession(cluster) as session:
-        bulk = _Bulk(job, progress, session, results, due or {})
-        for _, members in groupby(waiting, key=lambda vm: vm.host_id):
-            lost = bulk.recrypt(list(members))
-            progress.checkpoint(results=results)
-            if lost is not None:
-                raise lost
-    failed = [code for code in results.values() if code != _DONE]
-    if failed:
-        raise Conflict(
-            "some_failed",
-            f"{len(failed)} of {len(results)} VMs keep their keys ({', '.join(sorted(set(failed)))})",
-            hint="see the events of each",
-        )
+def has_key_of(job: Job, keyed: KeyedVm) -> bool:
+    """From before a kill: then only the metadata may be left to write."""
+    return keyed.key.name == new_key_name(keyed.vm, job.pk)
 
 
-@final
-class _Bulk:
-    """One run of a job over many VMs. `results`: VM's id -> "ok" or the code of what failed."""
-
-    def __init__(
-        self, job: Job, progress: Progress, session: KeySession, results: dict[str, str], reasons: Mapping[str, str]
-    ) -> None:
-        self._job = job
-        self._progress = progress
-        self._session = session
-        self._results = results
-        self._reasons = reasons
-
-    def recrypt(self, members: Sequence[VirtualMachine]) -> ServiceError | None:
-        """VMs of one host. Returns what the key provider failed with, when it is lost for all."""
-        host = members[0].host
-        lost: ServiceError | None = None
-        try:
-            with connections.open_host(host) as hypervisor:
-                for first in range(0, len(members), _BATCH):
-                    # Only here the job can be cancelled: a batch that has new keys gets its metadata.
-                    self._progress.advance(len(self._results))
-                    lost = self._batch(members[first : first + _BATCH], hypervisor)
-                    self._progress.checkpoint(results=self._results)
-                    if lost is not None:
-                        break
-        except ServiceError as exc:  # no way to the host, or none any more
-            for vm in members:
-                if str(vm.pk) not in self._results:
-                    self._fail(vm, exc)
-        return lost
-
-    def _batch(self, members: Sequence[VirtualMachine], hypervisor: Hypervisor) -> ServiceError | None:
-        lost: ServiceError | None = None
-        renewed = []
-        for vm in members:
-            try:
-                _refuse_busy(vm)
-                reason = self._reasons.get(str(vm.pk), "")
-                renewed.append(_with_new_key(keyed_vm(vm), self._session, self._job, reason))
-            except (Unavailable, Untrusted) as exc:
-                lost = exc
-                break
-            except ServiceError as exc:
-                self._fail(vm, exc)
-        for keyed in renewed:
-            try:
-                write_metadata(keyed, hypervisor)
-                self._results[str(keyed.vm.pk)] = _DONE
-            except HostUnreachable:
-                raise
-            except (ServiceError, HypervisorError) as exc:
-                self._fail(keyed.vm, exc)
-        if renewed:
-            sync.refresh_uuids(members[0].host, hypervisor, [keyed.vm.uuid for keyed in renewed])
-        return lost
-
-    def _fail(self, vm: VirtualMachine, error: ServiceError | HypervisorError) -> None:
-        self._results[str(vm.pk)] = error.code
-        has_new = VmSecurity.objects.filter(virtual_machine=vm, key__name=new_key_name(vm, self._job.pk)).exists()
-        told = "has its new key, but its definition on the host names the old one" if has_new else "keeps its key"
-        events.record(
-            "key.recrypt_failed", f"{vm} {told}: {error}", target=vm, actor=self._job.actor, job=self._job,
-            severity=Severity.ERROR, code=error.code,
-        )  # fmt: skip
-
-
-def _with_new_key(keyed: KeyedVm, session: KeySession, job: Job, reason: str = "") -> KeyedVm:
-    """The VM with its KEK of this job, which it may have from before a kill. Made and fetched over one connection."""
+def new_key(keyed: KeyedVm, rows: Sequence[WrappedSecret], session: KeySession, job: Job, reason: str = "") -> NewKey:
+    """A KEK, made and fetched over one connection, and `rows`, all of the VM's data keys, under it. No row is written
+    by this."""
     vm, name = keyed.vm, new_key_name(keyed.vm, job.pk)
-    if keyed.key.name == name:
-        return keyed
-    rows = list(vm.wrapped_secrets.select_related("key__cluster", "virtual_machine"))
     if any(row.stage != Stage.IN_USE for row in rows):
         raise Conflict(
             "change_unfinished", f"an encryption change of {vm} is not finished", hint="apply it again first"
         )
     opened = open_secrets(rows, session)
-    locks.release(vm, actor=job.actor, job=job)
-    new = session_key(session, vm, name=name, job=job)
-    with fetched_key(new, session) as kek:
-        wrapped = {one.row.pk: keywrap.wrap(kek, one.data_key) for one in opened}
-    security = keyed.security
-    with transaction.atomic():
-        # All data keys in one transaction: never two KEKs for parts of one VM.
-        for row in rows:
-            row.wrapped, row.key = wrapped[row.pk], new
-        WrappedSecret.objects.bulk_update(rows, ["wrapped", "key"])
-        security.key = new
-        security.save(update_fields=["key", "changed_at"])
+    if keyed.security.locked_at is not None:
+        locks.release(vm, actor=job.actor, job=job)
+    key_id, kek = made_kek(session, vm, name=name, job=job)
+    wrapped = tuple((one.row, keywrap.wrap(kek, one.data_key)) for one in opened)
+    return NewKey(keyed, key_id, name, wrapped, reason)
+
+
+@transaction.atomic
+def take_over(made: Sequence[NewKey], cluster: KmsCluster, job: Job) -> list[KeyedVm]:
+    """One transaction names the new KEKs and writes the data keys under them: never two KEKs for parts of one VM."""
+    known = {key.key_id: key for key in cluster.keys.filter(key_id__in=[one.key_id for one in made])}
+    new = {one.key_id: known.get(one.key_id) or used_key(cluster, one.key_id, one.name) for one in made}
+    Key.objects.bulk_create(key for key_id, key in new.items() if key_id not in known)
+    rows = []
+    for one in made:
+        vm, key, secrets = one.keyed.vm, new[one.key_id], len(one.wrapped)
+        for row, wrapped in one.wrapped:
+            row.wrapped, row.key = wrapped, key
+            rows.append(row)
+        one.keyed.security.key = key
+        VmSecurity.objects.filter(pk=one.keyed.security.pk).update(key=key, changed_at=timezone.now())
+        if one.key_id not in known:
+            tell_created(key, vm, job)
+        because = f": {one.reason}" if one.reason else ""
         events.record(
-            "vm.recrypted", f"{vm} has the new key {new} instead of {keyed.key}" + (f": {reason}" if reason else ""),
-            target=vm, actor=job.actor, job=job,
-            key_id=new.key_id, old_key_id=keyed.key.key_id, secrets=len(rows), reason=reason,
+            "vm.recrypted", f"{vm} has the new key {key} instead of {one.keyed.key}{because}", target=vm,
+            actor=job.actor, job=job, key_id=key.key_id, old_key_id=one.keyed.key.key_id, secrets=secrets,
+            reason=one.reason,
         )  # fmt: skip
-    return KeyedVm(vm, security, new)
-
-
-def _refuse_busy(vm: VirtualMachine) -> None:
-    """A job over many VMs claims none of them. NOT excluded: one that begins right after this look; each of its secrets
-    then names the KEK that wraps it, so nothing is lost."""
-    busy = Job.objects.filter(target_id=vm.pk, status__in=LIVE_STATUSES).first()
-    if busy is not None:
-        raise Conflict("target_busy", f"{vm} is busy: {jobs.label(busy)}", hint="recrypt it by itself afterwards")
+    WrappedSecret.objects.bulk_update(rows, ["wrapped", "key"])
+    return [KeyedVm(one.keyed.vm, one.keyed.security, new[one.key_id]) for one in made]
 
 
 def write_metadata(keyed: KeyedVm, hypervisor: Hypervisor) -> None:
@@ -243,12 +168,6 @@ def keyed_vm(vm: VirtualMachine) -> KeyedVm:
     if found is None or found.key is None:
         raise Conflict("not_encrypted", f"{vm} is not encrypted", hint="encrypt it by its VM Options")
     return KeyedVm(vm, found, found.key)
-
-
-def _vms_at(cluster: KmsCluster) -> list[VirtualMachine]:
-    """All VMs whose KEK is this provider's, by host; VMs that share a KEK one after another."""
-    found = VirtualMachine.objects.filter(security__key__cluster=cluster).select_related("host")
-    return list(found.order_by("host_id", "security__key_id", "name"))
 
 
 def cluster_of(cluster_id: UUID) -> KmsCluster:

@@ -6,7 +6,7 @@ from django.contrib.auth.models import AnonymousUser, User
 from encryption.engine import metadata as engine_metadata
 from encryption.engine.metadata import from_xml
 from encryption.models import Key, KmsCluster, KmsServer, Stage
-from encryption.services import recrypt, vm_metadata
+from encryption.services import recrypt, recrypt_many, vm_metadata
 from inventory import jobs
 from inventory.engine.hypervisor import Power
 from inventory.errors import Conflict, NotFound, Refused
@@ -27,7 +27,7 @@ def world(make_world: MakeWorld, keys: MemoryKeyServer) -> World:
 
 
 def run(job: Job) -> Job:
-    work = recrypt.run_recrypt_vms if job.kind == recrypt.RECRYPT_ALL.name else recrypt.run_recrypt_vm
+    work = recrypt_many.run_recrypt_vms if job.kind == recrypt.RECRYPT_ALL.name else recrypt.run_recrypt_vm
     jobs.run(str(job.pk), work)
     job.refresh_from_db()
     return job

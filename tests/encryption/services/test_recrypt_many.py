@@ -12,7 +12,7 @@ from encryption.engine.key_server import KmsUnreachable, ServerAddress
 from encryption.engine.metadata import from_xml
 from encryption.engine.secret import Secret
 from encryption.models import Key, KmsCluster, VmSecurity
-from encryption.services import recrypt, vm_metadata
+from encryption.services import recrypt, recrypt_many, vm_metadata
 from encryption.services.key_access import KeySession
 from encryption.services.release import open_secrets
 from inventory import jobs
@@ -70,7 +70,7 @@ def make_fleet(cluster: Cluster, site: FakeSite, keys: MemoryKeyServer) -> MakeF
 
 
 def run(job: Job) -> Job:
-    jobs.run(str(job.pk), recrypt.run_recrypt_vms)
+    jobs.run(str(job.pk), recrypt_many.run_recrypt_vms)
     job.refresh_from_db()
     return job
 
@@ -199,7 +199,7 @@ def test_killed_on_the_way_no_vm_gets_two_keys(
     with monkeypatch.context() as patch:
         patch.setattr(fleet.hosts["a"], "redefine", killing)
         with pytest.raises(Killed):
-            jobs.run(str(job.pk), recrypt.run_recrypt_vms)
+            jobs.run(str(job.pk), recrypt_many.run_recrypt_vms)
     half, made = fleet.keys(), Key.objects.count()
     assert made == 50
     Job.objects.filter(pk=job.pk).update(status=JobStatus.PENDING, claim=None)

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from encryption.engine.key_server import KmsUnreachable, ServerAddress
 from encryption.models import DiskPolicy, Key, Stage, StoragePolicy, VmSecurity
-from encryption.services import key_providers, keys, recrypt, rotation
+from encryption.services import key_providers, keys, recrypt, recrypt_many, rotation
 from inventory import jobs
 from inventory.models import Event, Job, JobStatus
 from tests.encryption.file_host import MemoryKeyServer
@@ -38,7 +38,7 @@ def after(days: float) -> datetime:
 
 
 def run(job: Job) -> Job:
-    jobs.run(str(job.pk), recrypt.run_recrypt_vms)
+    jobs.run(str(job.pk), recrypt_many.run_recrypt_vms)
     job.refresh_from_db()
     return job
 

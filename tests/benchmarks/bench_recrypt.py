@@ -1,0 +1,120 @@
+"""New KEKs for a thousand VMs in one job, beside what the key server can do at most.
+
+    python -m tests.benchmarks.bench_recrypt [--vms 1000]
+
+The key server is a real PyKMIP process as the lab runs it, over mutual TLS. The host is libvirt's own test driver: its
+definitions are parsed and written by libvirt, but there is no network and no disk behind them. SQLite, as in a new
+installation. The server's own rate is taken before and after the job, by the same client, one request after another.
+"""
+
+import argparse
+import os
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+from tests.benchmarks.domains import simulated_host
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--vms", type=int, default=1000)
+    count: int = parser.parse_args().vms
+    # The key server runs as another user, who has to reach its files.
+    folder = Path(tempfile.mkdtemp(prefix="bartizan-bench-", dir="/var/tmp"))
+    folder.chmod(0o755)
+    try:
+        os.environ["BARTIZAN_TEST_STATE"] = str(folder)  # noqa: TID251  before the settings are read
+        os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")  # noqa: TID251
+        import django
+
+        django.setup()
+        _run(count, folder)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _run(count: int, folder: Path) -> None:
+    import celery
+    from django.contrib.auth.models import User
+    from django.core.management import call_command
+
+    from encryption.models import Key, VmSecurity
+    from encryption.services import recrypt, recrypt_many
+    from encryption.services.key_access import KeySession
+    from inventory import jobs
+    from inventory.authorize import SYSTEM
+    from inventory.models import VirtualMachine
+    from inventory.services import hosts, places
+    from lab import kms
+    from tests.encryption.adapters.conftest import serving
+    from tests.encryption.many_vms import any_job, key_them
+    from tests.encryption.services.real_kms import connected
+
+    call_command("migrate", verbosity=0)
+    no_broker = mock.patch.object(celery.current_app, "send_task")
+    no_broker.start()
+    file = folder / "host.xml"
+    file.write_text(simulated_host(count))
+    place = places.add_cluster(
+        datacenter_id=places.add_datacenter(name="Bench", actor=SYSTEM).pk, name="Bench", actor=SYSTEM
+    )
+    admin = User.objects.create_user("bench", is_superuser=True)
+    jobs.run(
+        str(hosts.add_host(cluster_id=place.pk, name="bench", uri=f"test://{file}", actor=SYSTEM).pk),
+        hosts.run_connect_host,
+    )
+    assert VirtualMachine.objects.count() == count
+    with serving(kms.prepare(folder / "kms", 5696)) as server:
+        provider = connected(admin, server)
+        with KeySession(provider) as session:
+            job = any_job(provider)
+            for vm in VirtualMachine.objects.all():
+                key_them(vm, session, job)
+        old = dict(VmSecurity.objects.values_list("virtual_machine", "key__key_id"))
+        ids = list(old.values())
+        with server.client() as client:
+
+            def own(number: int) -> None:
+                key_id = client.create_key(name=f"own {time.monotonic_ns()}")
+                client.activate(key_id)
+                client.get_key(key_id)
+
+            def own_and_old(number: int) -> None:
+                own(number)
+                client.get_key(ids[number % count])
+
+            before = _rate(own, 300), _rate(own_and_old, 300)
+            job = recrypt.recrypt_provider(cluster_id=provider.pk, actor=admin)
+            began, cpu = time.perf_counter(), time.process_time()
+            jobs.run(str(job.pk), recrypt_many.run_recrypt_vms)
+            took, busy = time.perf_counter() - began, time.process_time() - cpu
+            after = _rate(own, 300), _rate(own_and_old, 300)
+        job.refresh_from_db()
+        assert job.status == "succeeded", job.message
+        new = dict(VmSecurity.objects.values_list("virtual_machine", "key__key_id"))
+        assert all(new[vm] != old[vm] for vm in old) and len(set(new.values())) == count
+        keys = Key.objects.count()
+    make, make_and_old = ((one + other) / 2 for one, other in zip(before, after, strict=True))
+    print(f"{'VMs in one job, and keys at the key server afterwards':<66} {count:8d} {keys:8d}")
+    print(f"{'the job':<66} {took:8.1f} s {count / took:8.0f} a second")
+    print(f"{'of it this process computing (the rest waits for the key server)':<66} {busy:8.1f} s")
+    print(f"{'key server alone: create, activate, get':<66} {make:19.0f} a second")
+    print(f"{'key server alone: the same and get of the old key':<66} {make_and_old:19.0f} a second")
+    print(f"{'job : key server alone, the same requests':<66} {count / took / make_and_old:10.2f}")
+    print(f"{'peak memory':<66} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:8.0f} MiB")
+
+
+def _rate(work: Callable[[int], None], count: int) -> float:
+    began = time.perf_counter()
+    for number in range(count):
+        work(number)
+    return count / (time.perf_counter() - began)
+
+
+if __name__ == "__main__":
+    main()
