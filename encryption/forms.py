@@ -1,6 +1,7 @@
 """Forms of the encryption pages: shape only. What is allowed is decided by the services."""
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
@@ -9,6 +10,7 @@ from typing_extensions import override
 
 from encryption.models import Bundle, StoragePolicy
 from encryption.services.adoption import ForeignProvider
+from encryption.services.disks import VmDisks
 from encryption.services.options import VmOptions, Wish
 from encryption.services.recrypt_ways import Recryptable, Way
 from inventory.forms import ClarityForm
@@ -267,3 +269,36 @@ class ImportForm(ClarityForm):
             (str(one.pk), f"{one.folder} ({one.vm_name}{', in clear' if one.is_clear else ''})") for one in bundles
         ]
         self.fields["datastore"].choices = [(str(one.pk), f"{one.name}: {one.path}") for one in datastores]  # type: ignore[attr-defined]
+
+
+class AddDiskForm(ClarityForm):
+    """`found`: VmDisks."""
+
+    size_gib = forms.DecimalField(label="Size (GiB)", min_value=Decimal("0.001"), max_digits=9, decimal_places=3)
+    datastore = forms.ChoiceField(label="Datastore")
+    image_format = forms.ChoiceField(
+        label="Format", choices=[("raw", "raw"), ("qcow2", "qcow2 (grows with its content)")]
+    )
+    policy = forms.ChoiceField(label="Storage policy")
+
+    def __init__(self, *args: Any, found: VmDisks, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["datastore"].choices = [(str(one.pk), f"{one.name} ({one.path})") for one in found.datastores]  # type: ignore[attr-defined]
+        self.fields["policy"].choices = policy_choices(found)  # type: ignore[attr-defined]
+
+
+class AttachDiskForm(ClarityForm):
+    path = forms.CharField(
+        label="Image", max_length=1000, help_text="its whole path on the host, below the folder of a datastore"
+    )
+    policy = forms.ChoiceField(label="Storage policy")
+
+    def __init__(self, *args: Any, found: VmDisks, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["policy"].choices = policy_choices(found)  # type: ignore[attr-defined]
+
+
+def policy_choices(found: VmDisks) -> list[tuple[str, str]]:
+    """The plain ones first for a plain VM, the encrypting ones for an encrypted one."""
+    listed = sorted(found.policies, key=lambda one: one.encrypts is not found.is_encrypted)
+    return [(str(one.pk), one.name) for one in listed]

@@ -309,6 +309,9 @@ class Stage(models.TextChoices):
 
     Deep recrypt: the new secret's row begins at ENCRYPTING and `replaces` the old one, which is REPLACED until the
     part it opened is destroyed; then the old row is deleted. Given up, it is IN_USE again.
+
+    A disk that its VM no longer has is DETACHED: its key is kept, so that it can be attached (IN_USE) or destroyed.
+    A new encrypted disk begins so, too: its key stands before its file, and its file before the VM has it.
     """
 
     ENCRYPTING = "encrypting", "Being encrypted"  # the plain file is in use, `path` is being written
@@ -316,6 +319,7 @@ class Stage(models.TextChoices):
     IN_USE = "in_use", "Encrypted"
     DECRYPTING = "decrypting", "Being decrypted"  # `path` is in use, `plain_path` is being written
     RESTORED = "restored", "Decrypted, encrypted copy left"  # `plain_path` is in use, `path` is to be destroyed
+    DETACHED = "detached", "Detached"  # `path` opens with it, and no definition of ours has it
     REPLACED = "replaced", "Getting a new key"  # `path` is in use until the row that replaces this one is SWITCHED
 
 
@@ -351,7 +355,7 @@ class WrappedSecret(models.Model):
         constraints = [
             models.UniqueConstraint(
                 fields=["virtual_machine", "purpose", "target"],
-                condition=~Q(stage="replaced"),
+                condition=~Q(stage__in=["detached", "replaced"]),
                 name="one_secret_per_purpose",
             )
         ]

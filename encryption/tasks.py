@@ -10,6 +10,7 @@ from encryption.services import (
     compliance,
     conversion,
     deep_recrypt,
+    disk_jobs,
     export,
     import_vm,
     key_access,
@@ -199,3 +200,23 @@ def check_compliance_of_host(host_id: str) -> None:
 @shared_task(name="encryption.check_compliance_of_changed")
 def check_compliance_of_changed(host_id: str) -> None:
     compliance.check_of_changed(host_id)
+
+
+@shared_task(name="encryption.add_disk")
+def add_disk(job_id: str) -> None:
+    jobs.run(job_id, disk_jobs.run_add_disk)
+
+
+@shared_task(name="encryption.attach_disk")
+def attach_disk(job_id: str) -> None:
+    jobs.run(job_id, disk_jobs.run_attach_disk)
+
+
+@shared_task(name="encryption.detach_disk")
+def detach_disk(job_id: str) -> None:
+    jobs.run(job_id, disk_jobs.run_detach_disk)
+
+
+@shared_task(name="encryption.destroy_disk")
+def destroy_disk(job_id: str) -> None:
+    jobs.run(job_id, disk_jobs.run_destroy_disk)

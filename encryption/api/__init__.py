@@ -2,10 +2,21 @@
 
 from ninja import Router
 
-from encryption.api import compliance, copies, key_providers, key_trust, keys, leftovers, storage_policies, vm_options
+from encryption.api import (
+    compliance,
+    copies,
+    disks,
+    key_providers,
+    key_trust,
+    keys,
+    leftovers,
+    storage_policies,
+    vm_options,
+)
 
 router = Router()
 router.add_router("", copies.router)
+router.add_router("", disks.router)
 router.add_router("", key_providers.router)
 router.add_router("", key_trust.router)
 router.add_router("", keys.router)

@@ -34,6 +34,7 @@ from inventory.services.definitions import (
 )
 
 DATA_KEY_BYTES: Final = 32
+_OF_PARTS: Final = [stage for stage in Stage if stage != Stage.DETACHED]
 
 
 @dataclass(slots=True)
@@ -49,7 +50,7 @@ class Change:
 
     def rows(self, *stages: Stage) -> list[WrappedSecret]:
         return list(
-            self.vm.wrapped_secrets.filter(stage__in=stages or Stage.values).select_related(
+            self.vm.wrapped_secrets.filter(stage__in=stages or _OF_PARTS).select_related(
                 "key__cluster", "virtual_machine", "replaces__key__cluster", "replaces__virtual_machine"
             )
         )
@@ -129,6 +130,10 @@ def _is_new(change: Change, row: WrappedSecret | None) -> bool:
         return True
     if row.stage == Stage.ENCRYPTING:
         return False
+    if row.purpose == Purpose.DISK and row.stage == Stage.IN_USE and row.path:
+        row.stage = Stage.DETACHED  # another disk has its place now; its own key is kept
+        row.save(update_fields=["stage"])
+        return True
     if row.purpose == Purpose.VTPM:
         is_gone = not vtpm_files.is_encrypted(row.path)
     else:

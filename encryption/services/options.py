@@ -190,7 +190,11 @@ def refuse(vm: VirtualMachine, plan: Plan) -> None:
 
 def observe(vm: VirtualMachine) -> CurrentVm:
     """The engine's view of a VM: what libvirt last reported and which secrets this console holds."""
-    rows = list(vm.wrapped_secrets.select_related("replaces").defer("wrapped", "replaces__wrapped"))
+    rows = list(
+        vm.wrapped_secrets.exclude(stage=Stage.DETACHED)
+        .select_related("replaces")
+        .defer("wrapped", "replaces__wrapped")
+    )
     held = {(row.purpose, row.target) for row in rows}
     disks = list(vm.disks.all())
     needed = {

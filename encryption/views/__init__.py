@@ -8,6 +8,7 @@ from encryption.views import (
     leftovers,
     storage_policies,
     vm_copies,
+    vm_disks,
     vm_options,
     vm_recrypt,
     vm_unlock,
@@ -29,6 +30,8 @@ extensions.add_monitor_section(
 extensions.add_action(TargetKind.VIRTUAL_MACHINE, vm_unlock.actions)
 extensions.add_action(TargetKind.VIRTUAL_MACHINE, vm_copies.vm_actions)
 extensions.add_action(TargetKind.HOST, vm_copies.host_actions)
+extensions.add_action(TargetKind.VIRTUAL_MACHINE, vm_disks.actions)
+extensions.add_section(TargetKind.VIRTUAL_MACHINE, extensions.Section("Settings", "Hard Disks", "encryption:vm-disks"))
 extensions.add_badges(TargetKind.VIRTUAL_MACHINE, vm_unlock.badges)
 extensions.add_badges(TargetKind.VIRTUAL_MACHINE, compliance.badges)
 extensions.add_list_badges(TargetKind.VIRTUAL_MACHINE, compliance.list_badges)
@@ -44,6 +47,7 @@ __all__ = [
     "leftovers",
     "storage_policies",
     "vm_copies",
+    "vm_disks",
     "vm_options",
     "vm_recrypt",
     "vm_unlock",

@@ -12,6 +12,7 @@ from lxml import etree
 
 from inventory.engine.domain_xml import MAX_BYTES, BadDefinition, has_doctype, parse_document, serialize
 
+_BUSES: Final = {"vd": "virtio", "sd": "sata"}
 FORMATS: Final = frozenset({"raw", "qcow2"})
 
 
@@ -25,6 +26,38 @@ def set_disk(xml: str, disk: str, *, path: str, format: str, secret_uuid: UUID |
     _point(element, disk, path=path, format=format, secret_uuid=secret_uuid)
     for name in ("backingStore", "mirror"):
         _drop(element, name)
+    return serialize(root)
+
+
+def add_disk(xml: str, disk: str, *, path: str, format: str, secret_uuid: UUID | None) -> str:
+    """A new hard disk behind the others, on the bus that its name stands for: vd* is virtio, sd* is SATA."""
+    root = parse_document(xml)
+    devices = root.find("devices")
+    if devices is None:
+        raise BadDefinition("bad_definition", "the domain has no <devices>")
+    if disk[:2] not in _BUSES or not disk[2:].isalpha():
+        raise BadDefinition("disk_name_invalid", f"a disk cannot be called {disk[:20]}")
+    if any(one.get("dev") == disk for one in devices.iterfind("disk/target")):
+        raise BadDefinition("disk_exists", f"the VM has a disk {disk} already")
+    element = etree.Element("disk", {"type": "file", "device": "disk"})
+    etree.SubElement(element, "driver", {"name": "qemu", "type": _format(format)})
+    _encrypt(etree.SubElement(element, "source", {"file": _path(path)}), secret_uuid)
+    etree.SubElement(element, "target", {"dev": disk, "bus": _BUSES[disk[:2]]})
+    others = devices.findall("disk")
+    if others:
+        others[-1].addnext(element)
+    else:
+        devices.append(element)
+    return serialize(root)
+
+
+def remove_disk(xml: str, disk: str) -> str:
+    """Takes the disk out; its file stays. One that is not there is no error."""
+    root = parse_document(xml)
+    for element in root.findall("devices/disk"):
+        target = element.find("target")
+        if target is not None and target.get("dev") == disk:
+            _detach(element)
     return serialize(root)
 
 

@@ -17,8 +17,10 @@ from inventory.engine.domain_copy import (
     with_secrets,
 )
 from inventory.engine.domain_edit import (
+    add_disk,
     metadata,
     nvram_template,
+    remove_disk,
     set_disk,
     set_dump_core,
     set_metadata,
@@ -33,6 +35,7 @@ __all__ = [
     "BadDefinition",
     "FileRole",
     "OwnFile",
+    "add_disk",
     "boot_files",
     "check_portable",
     "checked_name",
@@ -43,6 +46,7 @@ __all__ = [
     "nvram_template",
     "own_files",
     "portable",
+    "remove_disk",
     "renamed",
     "secrets_of",
     "set_disk",

@@ -1,6 +1,8 @@
 """A fake host whose VMs are real domain XML over real files, and a key server in memory."""
 
 import json
+import os
+import stat
 import subprocess
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -28,6 +30,7 @@ from inventory.engine import domain_edit, domain_xml
 from inventory.engine.hypervisor import (
     CopyProgress,
     DiskFacts,
+    FileFacts,
     ListedFile,
     LuksTarget,
     OperationRefused,
@@ -182,6 +185,14 @@ class FileHost(FakeHypervisor):
         data = Path(path).read_bytes()
         begin = max(0, len(data) + offset) if offset < 0 else offset
         return data[begin : begin + length]
+
+    @override
+    def file_facts(self, path: str) -> FileFacts | None:
+        self._ask("file_facts")
+        if not os.path.lexists(path):
+            return None
+        facts = os.lstat(path)
+        return FileFacts(facts.st_size, f"{facts.st_size}.{facts.st_mtime_ns}", is_regular=stat.S_ISREG(facts.st_mode))
 
     @override
     def download(self, path: str) -> Iterator[bytes]:

@@ -153,6 +153,7 @@ class World:
     @property
     def secrets(self) -> dict[str, WrappedSecret]:
         rows = WrappedSecret.objects.filter(virtual_machine=self.vm).select_related("key__cluster", "virtual_machine")
+        rows = rows.exclude(stage="detached")
         return {row.target or row.purpose: row for row in rows}
 
     def passphrases(self) -> dict[UUID, Secret]:
