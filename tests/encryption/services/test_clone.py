@@ -172,6 +172,7 @@ class Killed(BaseException):
     """The worker's end: nothing is caught and nothing undone."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["upload", "define", "after"])
 def test_killed_and_run_again(world: World, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     job = ask(world)

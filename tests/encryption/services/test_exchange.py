@@ -310,6 +310,7 @@ class TestImport:
         target.hypervisor.failures.clear()
         imported(target, bundle, identity=Identity.COPY)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("call", ["upload", "define", "adopt"])
     def test_killed_and_run_again(
         self, world: World, target: World, monkeypatch: pytest.MonkeyPatch, call: str
@@ -429,6 +430,7 @@ class TestHostile:
         made.succeed(made.all_disks())
         return made
 
+    @pytest.mark.slow  # what refuses is tested quickly in the engines
     @pytest.mark.parametrize("case", HOSTILE)
     def test_refused_by_code_and_nothing_is_left(self, world: World, target: World, exchange: Path, case: str) -> None:
         spoil, code = HOSTILE[case]
