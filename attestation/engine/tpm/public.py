@@ -10,6 +10,7 @@ from enum import IntFlag
 from functools import cached_property
 from typing import ClassVar
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
 
@@ -256,7 +257,7 @@ def parse_bare_key(data: bytes) -> PublicKey:
         raise MalformedKey("a public key of a few hundred bytes", offset=0)
     try:
         key = load_pem_public_key(data) if data.lstrip().startswith(b"-----BEGIN") else load_der_public_key(data)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         raise MalformedKey("a TPM2B_PUBLIC, a TPMT_PUBLIC or a SubjectPublicKeyInfo") from None
     return supported(key)
 
