@@ -1,6 +1,9 @@
-"""Quotes verified per second in one process: quote and signature parsed, key attributes, signature, nonce, PCR digest.
+"""Quotes verified and polls appraised per second in one process, without network and database.
 
-python -m tests.benchmarks.bench_attestation_quotes [--seconds 2]
+python -m tests.benchmarks.bench_attestation_polls [--seconds 2]
+
+A quote: quote and signature parsed, key attributes, signature, nonce, PCR digest. A poll: that, and the boot log
+against reference values made from the same boot; the first one parses and replays the log, a later one finds the same.
 
 The AK is parsed once and kept, as a verifier that polls a host again and again does. Evidence: a Debian guest with
 eleven SHA-256 PCRs quoted by RSASSA, RSAPSS and ECDSA (tests/attestation/evidence/captured). The floor is one signature
@@ -16,6 +19,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
+from attestation.engine.appraisal import Appraisal, Evidence, Identity, appraise
+from attestation.engine.baseline import baseline
+from attestation.engine.boot.check import BootReference
+from attestation.engine.boot_appraisal import BootAppraiser
+from attestation.engine.findings import Verdict
 from attestation.engine.tpm.attest import parse_quote
 from attestation.engine.tpm.keylime_quote import parse_quote_text
 from attestation.engine.tpm.public import Public, parse_tpm2b_public
@@ -27,7 +35,7 @@ from tests.attestation.wire import quote_text
 _BATCH = 200
 
 
-def per_second(work: Callable[[], None], seconds: float) -> float:
+def per_second(work: Callable[[], object], seconds: float) -> float:
     """The median over batches, so that a neighbour's burst does not count."""
     work()
     rates = []
@@ -71,6 +79,33 @@ def main() -> None:
                 assert check.quote is not None and not check.findings
 
             print(f"Keylime's quote text      {per_second(keylime, seconds):10.0f} per second")
+
+    polls(seconds)
+
+
+def polls(seconds: float) -> None:
+    entry = next(entry for entry in entries() if entry.name == "a-secureboot-on/eventlog.bin")
+    nonce, values = bytes.fromhex(entry.quotes[0]["nonce"]), entry.pcrs
+    sent = {bank: values[bank] for bank in values if bank.label == "sha256"}
+    text = quote_text((HOST_A / "quote.attest").read_bytes(), (HOST_A / "quote.sig").read_bytes(), sent)
+    log = (HOST_A / "eventlog.bin").read_bytes()
+    ak = parse_tpm2b_public((HOST_A / "ak.pub").read_bytes())
+    identity = Identity(ak.name)
+
+    def poll(boots: BootAppraiser) -> Appraisal:
+        parts = parse_quote_text(text)
+        check = verify(parts.quote, parts.signature, ak, nonce=nonce, values=parts.values)
+        return appraise(Evidence(check, log), boots, identity=identity)
+
+    boot = poll(BootAppraiser(None)).boot
+    assert boot is not None
+    reference = BootReference(baseline(boot))
+    kept = BootAppraiser(reference)
+    assert poll(kept).verdict is Verdict.PASSED
+    print(
+        f"first poll, quote and boot log  {per_second(lambda: poll(BootAppraiser(reference)), seconds):10.0f} per second"
+    )
+    print(f"later poll, quote and boot log  {per_second(lambda: poll(kept), seconds):10.0f} per second")
 
 
 if __name__ == "__main__":
