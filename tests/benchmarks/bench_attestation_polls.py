@@ -102,10 +102,10 @@ def polls(seconds: float) -> None:
     reference = BootReference(baseline(boot))
     kept = BootAppraiser(reference)
     assert poll(kept).verdict is Verdict.PASSED
-    print(
-        f"first poll, quote and boot log  {per_second(lambda: poll(BootAppraiser(reference)), seconds):10.0f} per second"
-    )
-    print(f"later poll, quote and boot log  {per_second(lambda: poll(kept), seconds):10.0f} per second")
+    first = per_second(lambda: poll(BootAppraiser(reference)), seconds)
+    later = per_second(lambda: poll(kept), seconds)
+    print(f"first poll, quote and boot log  {first:10.0f} per second")
+    print(f"later poll, quote and boot log  {later:10.0f} per second")
 
 
 if __name__ == "__main__":
