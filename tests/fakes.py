@@ -185,7 +185,7 @@ class FakeHypervisor:
             ListedFile(path, len(data), len(data)) for path, data in self.files.items() if path.startswith(below)
         )
 
-    def create_file(self, path: str, *, size: int, head: bytes = b"") -> None:
+    def create_file(self, path: str, *, size: int, head: bytes = b"", like: str = "") -> None:
         self._ask("create_file")
         self.files[path] = head.ljust(size, b"\0")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 _BLOCK: Final = 4 * 2**20
-_MAX_TEMPLATE: Final = 64 * 2**20
+MAX_TEMPLATE: Final = 64 * 2**20
 _FLOCK: Final = "@hhqqi4x"  # struct flock of 64-bit Linux
 _QEMU_WRITES: Final = 101
 _QEMU_UNSHARED_WRITE: Final = 201
@@ -120,9 +120,8 @@ def copy_variable_store(template: str, target: str) -> None:
         with Path(template).open("rb") as source:
             if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
                 raise BadTemplate(f"{template} is no regular file")
-            content = source.read(_MAX_TEMPLATE + 1)
-        if len(content) > _MAX_TEMPLATE or content[40:44] != b"_FVH":
-            raise BadTemplate(f"{template} is no firmware variable store")
+            content = source.read(MAX_TEMPLATE + 1)
+        check_variable_store(template, content)
         create(part, like=str(Path(target).parent))
         with opened(part, write=True) as file:
             _write_all(file.fileno(), content, 0)
@@ -131,6 +130,12 @@ def copy_variable_store(template: str, target: str) -> None:
         sync_folder(target)
     except OSError as exc:
         raise ImageFileError(f"cannot copy {template} to {target}: {exc.strerror}") from exc
+
+
+def check_variable_store(template: str, content: bytes) -> None:
+    """Raises BadTemplate. `content`: one byte more than MAX_TEMPLATE is enough of it."""
+    if len(content) > MAX_TEMPLATE or content[40:44] != b"_FVH":
+        raise BadTemplate(f"{template} is no firmware variable store")
 
 
 def exists(path: str) -> bool:

@@ -25,6 +25,7 @@ class How(StrEnum):
     BLOCK_COPY = "block copy"
     SWTPM = "swtpm"
     LIBVIRT = "libvirt"
+    STORAGE_API = "host's storage"
     FILES = "files"
 
 
@@ -227,13 +228,6 @@ def _state_refusals(
             "Where the host keeps vTPM state is not known",
             "set the vTPM state folder of the host (Configure)",
         )
-    offline = home or ((encrypting or decrypting) and not current.is_running)
-    if offline and not current.files_reachable:
-        yield Finding(
-            "files_not_reachable",
-            f"No worker of this console reaches the files of {current.name}",
-            "run a worker on that host, or move the VM to a host whose files a worker reaches",
-        )
     if home or encrypting or decrypting or desired.encrypt_home != current.has_key:
         yield from kept_states(current)
     for disk in [*encrypting, *decrypting]:
@@ -305,6 +299,8 @@ def _home_steps(current: CurrentVm, desired: DesiredVm) -> list[Step]:
 def _disk_step(current: CurrentVm, disk: CurrentDisk, *, encrypt: bool) -> Step:
     if current.is_running:
         how, manner = How.BLOCK_COPY, "while the VM runs"
+    elif not current.files_reachable:
+        how, manner = How.STORAGE_API, "while the VM is off, by its host"
     elif disk.format == "qcow2":
         how, manner = How.QEMU_IMG, "while the VM is off"
     else:
@@ -359,6 +355,14 @@ def _warnings(current: CurrentVm, conversions: list[Step]) -> Iterable[Finding]:
     size = sum(step.size for step in conversions)
     if size:
         yield Finding("space_needed", f"{gigabytes(size)} of free space are needed until the originals are deleted")
+    if any(step.how is How.STORAGE_API for step in conversions):
+        yield Finding(
+            "host_copies",
+            f"No worker reaches the files of {current.name}: its host copies the disks itself. A copy that is "
+            "interrupted begins anew, the host holds the keys while it copies, and of originals with holes libvirt "
+            "frees the space without overwriting it",
+            "run a worker on that host if this matters",
+        )
     kinds = {step.kind for step in conversions}
     if kinds & {StepKind.ENCRYPT_DISK, StepKind.ENCRYPT_NVRAM, StepKind.ENCRYPT_VTPM}:
         yield Finding(

@@ -5,13 +5,15 @@ the rows and from what libvirt reports, never from memory.
 """
 
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Final
+from xml.sax.saxutils import escape
 
 from django.db import transaction
 
-from encryption.adapters import image_files, swtpm
 from encryption.adapters.image_files import ImageFileError
 from encryption.engine import keywrap
 from encryption.engine.secret import Secret
@@ -19,11 +21,12 @@ from encryption.models import Key, Purpose, Stage, WrappedSecret
 from encryption.services import keyslots, vm_metadata, vtpm_files
 from encryption.services.key_access import fetched_key
 from encryption.services.options import Wish, encrypted_disks, policy_of
+from encryption.services.part_files import PartFiles
 from encryption.services.parts import is_plain_again, opens, path_in, uses
 from inventory.errors import Conflict, Unavailable
 from inventory.jobs import Progress
 from inventory.models import Job, VirtualMachine
-from inventory.services.connections import Hypervisor, VmFacts, reaches_files
+from inventory.services.connections import Hypervisor, VmFacts
 from inventory.services.definitions import (
     nvram_template,
     set_disk,
@@ -54,6 +57,10 @@ class Change:
                 "key__cluster", "virtual_machine", "replaces__key__cluster", "replaces__virtual_machine"
             )
         )
+
+    @property
+    def files(self) -> PartFiles:
+        return PartFiles(self.hypervisor, self.vm.host)
 
     def look(self) -> None:
         """Fresh facts of the VM from its host."""
@@ -135,11 +142,12 @@ def _is_new(change: Change, row: WrappedSecret | None) -> bool:
         row.save(update_fields=["stage"])
         return True
     if row.purpose == Purpose.VTPM:
-        is_gone = not vtpm_files.is_encrypted(row.path)
+        is_gone = not change.files.has_encrypted_tpm_state(row.path)
     else:
-        is_gone = bool(row.path) and reaches_files(change.vm.host) and not image_files.exists(row.path)
+        is_gone = bool(row.path) and not change.files.exist(row.path)
     if is_gone:
-        row.delete()
+        with transaction.atomic():  # more than one statement: other rows may refer to this one
+            row.delete()
         return True
     raise Conflict(
         "part_replaced",
@@ -150,13 +158,13 @@ def _is_new(change: Change, row: WrappedSecret | None) -> bool:
 
 def _make_nvram(change: Change, path: str) -> None:
     """A VM that never ran has no variables yet: they come from the template, as libvirt would do at the first start."""
-    if image_files.exists(path):
+    if change.files.exist(path):
         return
     template = nvram_template(change.hypervisor.definition(change.vm.uuid))
     if not template:
         raise Conflict("nvram_missing", f"{change.vm}: there is no {path}", hint="start the VM once, then apply again")
     try:
-        image_files.copy_variable_store(template, path)
+        change.files.copy_variable_store(template, path)
     except ImageFileError as exc:
         raise Conflict("nvram_missing", f"{change.vm}: {exc}", hint="start the VM once, then apply again") from exc
 
@@ -179,10 +187,10 @@ def begin_decryption(change: Change) -> None:
 
 
 def _is_free(change: Change, row: WrappedSecret) -> bool:
-    """Whether the part can have its old name back. Where no worker sees the files nobody can tell, so it cannot."""
-    if not row.plain_path or row.plain_path == row.path or not reaches_files(change.vm.host):
+    """Whether the part can have its old name back."""
+    if not row.plain_path or row.plain_path == row.path:
         return False
-    return not image_files.exists(row.plain_path) and not uses(change.facts, row.plain_path)
+    return not change.files.exist(row.plain_path) and not uses(change.facts, row.plain_path)
 
 
 def _beside(path: str, ending: str) -> str:
@@ -215,7 +223,7 @@ def settled(change: Change, row: WrappedSecret) -> bool:
     if row.stage == Stage.ENCRYPTING and opens(change.facts, row):
         switched(change, row)
     elif row.stage == Stage.DECRYPTING and is_plain_again(change.facts, row):
-        if row.purpose == Purpose.VTPM and vtpm_files.is_encrypted(row.path) and not vtpm_files.staged(row).exists():
+        if row.purpose == Purpose.VTPM and _needs_its_secret(change, row):
             return False  # somebody else took the secret out of the definition; the state still needs it
         restored(change, row)
     else:
@@ -223,10 +231,14 @@ def settled(change: Change, row: WrappedSecret) -> bool:
     return True
 
 
+def _needs_its_secret(change: Change, row: WrappedSecret) -> bool:
+    return change.files.has_encrypted_tpm_state(row.path) and not change.files.has_staged_tpm_state(row)
+
+
 def switched(change: Change, row: WrappedSecret) -> None:
     """The definition refers to the encrypted copy now."""
     if row.purpose == Purpose.VTPM:
-        _exchange(row)
+        _exchange(change, row)
     row.stage, row.job_id = Stage.SWITCHED, None
     row.save(update_fields=["stage", "job_id"])
 
@@ -234,14 +246,14 @@ def switched(change: Change, row: WrappedSecret) -> None:
 def restored(change: Change, row: WrappedSecret) -> None:
     """The definition refers to the plain copy now."""
     if row.purpose == Purpose.VTPM:
-        _exchange(row)
+        _exchange(change, row)
     row.stage, row.job_id = Stage.RESTORED, None
     row.save(update_fields=["stage", "job_id"])
 
 
-def _exchange(row: WrappedSecret) -> None:
+def _exchange(change: Change, row: WrappedSecret) -> None:
     try:
-        vtpm_files.exchange(row)
+        change.files.exchange_tpm_state(row)
     except OSError as exc:
         raise Unavailable(
             "datastore_error", f"{row}: {exc.strerror}", hint="look at the vTPM state folder, then apply again"
@@ -255,8 +267,7 @@ def drop_target(change: Change, row: WrappedSecret) -> None:
         if keyslots.may_be_added(row, change.job):
             keyslots.take_back(row, change.facts)
     elif row.purpose == Purpose.VTPM:
-        _destroy_folder(change, str(vtpm_files.partial(row)))
-        _destroy_folder(change, str(vtpm_files.staged(row)))
+        _destroying(change, partial(change.files.drop_staged_tpm_state, row))
     else:
         begun = change.progress.job.checkpoint.get("copies", [])
         is_ours = row.job_id != change.job.pk or str(row.secret_uuid) in begun  # not somebody else's copy (live.py)
@@ -280,18 +291,21 @@ def destroy_file(change: Change, path: str, *, wipe: bool = True) -> None:
         return
     if uses(change.facts, path):
         raise Conflict("definition_changed", f"{change.vm} uses {path}", hint="see what its definition refers to")
-    if not reaches_files(change.vm.host):
-        change.hypervisor.delete_file(path, wipe=wipe)
-        return
-    try:
-        image_files.destroy(path)
-    except ImageFileError as exc:
-        raise Conflict("file_not_destroyed", f"{change.vm}: {exc}", hint="delete it by hand, then apply again") from exc
+    if not change.files.are_reached:
+        _refuse_running(change, path)
+    _destroying(change, partial(change.files.destroy, path, wipe=wipe))
 
 
-def _destroy_folder(change: Change, path: str) -> None:
+def _refuse_running(change: Change, path: str) -> None:
+    """The worker sees QEMU's lock on a file that it reaches; on another host the running guest's definition tells."""
+    live = change.hypervisor.live_definition(change.vm.uuid)
+    if live is not None and (f"'{escape(path)}'" in live or f">{escape(path)}<" in live):
+        raise Conflict("image_in_use", f"{change.vm} runs and uses {path}", hint="shut it down, then apply again")
+
+
+def _destroying(change: Change, destroy: Callable[[], None]) -> None:
     try:
-        vtpm_files.destroy(path)
+        destroy()
     except (ImageFileError, OSError) as exc:
         raise Conflict("file_not_destroyed", f"{change.vm}: {exc}", hint="delete it by hand, then apply again") from exc
 
@@ -304,7 +318,7 @@ def destroy_originals(change: Change) -> None:
         if row.shares_image:
             keyslots.remove_replaced(row, change.facts)
         elif row.purpose == Purpose.VTPM:
-            _destroy_folder(change, row.original)
+            _destroying(change, partial(change.files.destroy_old_tpm_state, row))
         else:
             destroy_file(change, row.original)
         old = row.replaces
@@ -316,10 +330,11 @@ def destroy_originals(change: Change) -> None:
     for row in change.rows(Stage.RESTORED):
         _check_switched(change, row, row.path, is_so=not opens(change.facts, row))
         if row.purpose == Purpose.VTPM:
-            _destroy_folder(change, row.plain_path)
+            _destroying(change, partial(change.files.destroy_old_tpm_state, row))
         else:
             destroy_file(change, row.path)
-        row.delete()
+        with transaction.atomic():
+            row.delete()
 
 
 def _check_switched(change: Change, row: WrappedSecret, path: str, *, is_so: bool) -> None:
@@ -375,8 +390,3 @@ def _metadata(change: Change, *, without: list[WrappedSecret]) -> str | None:
     stages = (Stage.ENCRYPTING, Stage.SWITCHED, Stage.IN_USE, Stage.DECRYPTING)  # what is REPLACED opens nothing then
     rows = [row for row in change.rows(*stages) if row.secret_uuid not in gone]
     return vm_metadata.element(change.vm, policy, key, rows)
-
-
-def vtpm_state_exists(row: WrappedSecret) -> bool:
-    """A VM that never ran has no state yet; swtpm makes it, encrypted, at its first start."""
-    return swtpm.state_file(vtpm_files.as_path(row.path)).exists()

@@ -3,7 +3,7 @@
 Order of writes, so that a kill at any point loses nothing:
 
 1. the KEK is made at the KMS, and every data key stands wrapped in the database, before a byte is encrypted under it;
-2. each copy is written beside its original (`offline.py`, `live.py`), synced and verified;
+2. each copy is written beside its original (`offline.py`, `host_storage.py`, `live.py`), synced and verified;
 3. the definition is switched, for a powered-off VM in one piece, for a running one disk by disk at the pivot;
 4. only then the originals are overwritten and deleted, and the rows of restored parts go.
 
@@ -17,7 +17,7 @@ from django.db import transaction
 
 from encryption.models import Key, Stage, VmSecurity
 from encryption.services import change as changes
-from encryption.services import compliance, live, offline
+from encryption.services import compliance, host_storage, live, offline
 from encryption.services.change import Change
 from encryption.services.key_access import make_key, new_key_name
 from encryption.services.options import Wish, kms_cluster_of, plan_from_wish, policy_of, record_disk_policies, refuse
@@ -79,7 +79,8 @@ def _carry_out(change: Change) -> None:
 def convert(change: Change) -> None:
     """Every part that has begun: its copy is written, the definition switched, the original destroyed."""
     if change.facts.power == "off":
-        with offline.converted_parts(change):
+        way = offline if change.files.are_reached else host_storage
+        with way.converted_parts(change):
             change.progress.step("switching the definition")
             changes.switch_definition(change)
     else:

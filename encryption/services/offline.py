@@ -15,7 +15,7 @@ from encryption.engine.image import ImageError, ImageFile, whole_sectors
 from encryption.engine.secret import Secret
 from encryption.models import Purpose, Stage, WrappedSecret
 from encryption.services import space, vtpm_files
-from encryption.services.change import Change, vtpm_state_exists
+from encryption.services.change import Change
 from encryption.services.release import open_secrets
 from inventory.errors import Conflict, Unavailable
 from inventory.jobs import Progress
@@ -113,6 +113,11 @@ def _check_and_lock(row: WrappedSecret, held: ExitStack) -> None:
         raise Conflict(code, f"{row}: {exc}", hint=hint) from exc
     except (QemuImgFailed, ImageError, luks.LuksError) as exc:
         raise Conflict("image_unreadable", f"{row}: {exc}", hint="check the datastore") from exc
+    set_size(row, path, size)
+
+
+def set_size(row: WrappedSecret, path: str, size: int) -> None:
+    """The content's size as found in `path`, into the row. Raises Conflict where that cannot be."""
     if size <= 0:
         raise Conflict("image_empty", f"{row}: {path} is empty", hint="start the VM once, or check the datastore")
     if size > convert.MAX_DISK_BYTES:
@@ -248,7 +253,7 @@ def _convert_vtpm(change: Change, part: _Part) -> str:
     do: swtpm makes it, encrypted, at the first start."""
     row = part.row
     vtpm_files.drop_staged(row)
-    if not vtpm_state_exists(row):
+    if not change.files.has_tpm_state(row):
         return ""
     state = image_files.fingerprint(_source(row))
     change.progress.step(f"{part.verb} the vTPM state")

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Final
 
-from encryption.adapters import image_files
 from encryption.adapters.image_files import ImageFileError
 from encryption.engine import luks
 from encryption.models import Stage, WrappedSecret
@@ -23,7 +22,7 @@ def check(change: Change, rows: list[WrappedSecret], written: Mapping[str, int])
         target = row.path if row.stage == Stage.ENCRYPTING else row.plain_path
         missing += max(0, row.size_bytes + luks.PREFIX_BYTES - written.get(str(row.secret_uuid), 0))
         try:
-            free = image_files.free_bytes(target)
+            free = change.files.free_bytes(target)
         except ImageFileError as exc:
             raise Conflict("image_unreadable", f"{row}: {exc}", hint="check the datastore") from exc
         if missing + SPARE_BYTES > free:

@@ -339,9 +339,9 @@ class LibvirtHost:
         with self._asking(folder):
             return libvirt_folders.list_files(self._connection, folder)
 
-    def create_file(self, path: str, *, size: int, head: bytes = b"") -> None:
+    def create_file(self, path: str, *, size: int, head: bytes = b"", like: str = "") -> None:
         with self._asking(path):
-            libvirt_files.create(self._connection, path, size=size, head=head)
+            libvirt_files.create(self._connection, path, size=size, head=head, like=like)
 
     def overwrite_file(self, path: str, content: bytes) -> None:
         with self._asking(path):

@@ -46,10 +46,11 @@ def read(connection: libvirt.virConnect, path: str, *, offset: int, length: int)
         return b"".join(parts)
 
 
-def create(connection: libvirt.virConnect, path: str, *, size: int, head: bytes) -> None:
-    """A sparse file, mode 0600, that begins with `head`. May raise libvirtError."""
+def create(connection: libvirt.virConnect, path: str, *, size: int, head: bytes, like: str = "") -> None:
+    """A sparse file, mode 0600, that begins with `head`; with the owner of the file `like`. May raise libvirtError."""
+    owner = _owner(connection, like) if like else ()
     with pool_of(connection, path) as pool:
-        volume = pool.createXML(_volume_xml(path, size), 0)
+        volume = pool.createXML(_volume_xml(path, size, owner), 0)
         if not head:
             return
         try:
@@ -225,14 +226,24 @@ def _folder(path: str) -> str:
     return folder
 
 
-def _volume_xml(path: str, size: int) -> str:
+def _owner(connection: libvirt.virConnect, path: str) -> tuple[tuple[str, str], ...]:
+    """Names and values of the elements that tell a file's owner."""
+    with pool_of(connection, path) as pool:
+        root = etree.fromstring(_volume(pool, path).XMLDesc(0).encode(), etree.XMLParser(resolve_entities=False))
+    return tuple((name, root.findtext(f"target/permissions/{name}") or "") for name in ("owner", "group"))
+
+
+def _volume_xml(path: str, size: int, owner: Iterable[tuple[str, str]] = ()) -> str:
     root = etree.Element("volume")
     etree.SubElement(root, "name").text = posixpath.basename(path)
     etree.SubElement(root, "capacity", {"unit": "bytes"}).text = str(size)
     etree.SubElement(root, "allocation").text = "0"
     target = etree.SubElement(root, "target")
     etree.SubElement(target, "format", {"type": "raw"})
-    etree.SubElement(etree.SubElement(target, "permissions"), "mode").text = "0600"
+    permissions = etree.SubElement(target, "permissions")
+    etree.SubElement(permissions, "mode").text = "0600"
+    for name, value in owner:
+        etree.SubElement(permissions, name).text = value
     return etree.tostring(root, encoding="unicode")
 
 

@@ -288,8 +288,11 @@ class Hypervisor(Protocol):
         has none. What cannot be read is left out. Refused (`too_many_files`) beyond 50,000."""
         ...
 
-    def create_file(self, path: str, *, size: int, head: bytes = b"") -> None:
-        """A new sparse file of `size` bytes on the host that begins with `head`. Refused where it exists already."""
+    def create_file(self, path: str, *, size: int, head: bytes = b"", like: str = "") -> None:
+        """A new sparse file of `size` bytes on the host that begins with `head`. Refused where it exists already.
+
+        Mode 0600, of libvirt's own user; with the owner and group of the file `like` where one is named.
+        """
         ...
 
     def overwrite_file(self, path: str, content: bytes) -> None:

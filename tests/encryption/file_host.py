@@ -31,6 +31,7 @@ from inventory.engine.hypervisor import (
     CopyProgress,
     DiskFacts,
     FileFacts,
+    HostImage,
     ListedFile,
     LuksTarget,
     OperationRefused,
@@ -51,7 +52,8 @@ class PutSecret:
 class FileHost(FakeHypervisor):
     """`xml` is the definition, `live` that of a running VM; files lie on the machine itself.
 
-    A block copy is done at once and for real, by qemu-img; it then waits for `ready` (a test may turn it off).
+    A block copy is done at once and for real, by qemu-img; it then waits for `ready` (a test may turn it off). So is a
+    copy by the host itself (simulated: what libvirt does is tests/inventory/adapters/test_libvirt_copies.py's matter).
     """
 
     def __init__(self) -> None:
@@ -61,6 +63,7 @@ class FileHost(FakeHypervisor):
         self.targets: dict[tuple[UUID, str], LuksTarget] = {}
         self.copies_are_ready = True
         self.copies_vanish = False
+        self.busy_copies = 0
 
     def add_xml(self, xml: str) -> UUID:
         facts = domain_xml.read_facts(xml, live=None, power=Power.OFF, is_persistent=True)
@@ -156,11 +159,48 @@ class FileHost(FakeHypervisor):
             )
 
     @override
-    def create_file(self, path: str, *, size: int, head: bytes = b"") -> None:
+    def create_file(self, path: str, *, size: int, head: bytes = b"", like: str = "") -> None:
         self._ask("create_file")
         with Path(path).open("xb") as file:
             file.write(head)
             file.truncate(size)
+
+    @override
+    def overwrite_file(self, path: str, content: bytes) -> None:
+        self._ask("overwrite_file")
+        with Path(path).open("r+b") as file:
+            file.write(content)
+
+    @override
+    def copy_image(self, source: HostImage, target: HostImage, *, size: int, advance: Callable[[int], None]) -> None:
+        self._ask("copy_image")
+        if self.busy_copies:
+            self.busy_copies -= 1
+            raise OperationRefused("copy_still_running", "the host is still at an earlier copy")
+        if Path(target.path).exists():
+            raise OperationRefused("host_refused", f"{target.path} exists already")
+        half = b""
+        if target.key is not None:
+            half = luks.create(Secret(target.key.passphrase), iterations=2000).header_bytes
+        self.create_file(target.path, size=len(half) + size, head=half)
+        advance(size // 2)
+        self._ask("copy_image half")
+        self._copy_image(source, target)
+        advance(size)
+
+    def _copy_image(self, source: HostImage, target: HostImage) -> None:
+        try:
+            if source.key is None:
+                assert target.key is not None
+                key = Secret(target.key.passphrase)
+                qemu_img.copy_into_luks(source.path, source.format, target.path, key, lambda _: None)
+            else:
+                assert target.key is None
+                key = Secret(source.key.passphrase)
+                qemu_img.copy_out_of_luks(source.path, target.path, target.format, key, lambda _: None)
+        except qemu_img.QemuImgFailed as exc:
+            Path(target.path).unlink()
+            raise OperationRefused("host_refused", f"{target.path}: {exc}") from exc
 
     @override
     def delete_file(self, path: str, *, wipe: bool) -> None:
@@ -192,6 +232,8 @@ class FileHost(FakeHypervisor):
         if not os.path.lexists(path):
             return None
         facts = os.lstat(path)
+        if stat.S_ISFIFO(facts.st_mode):
+            return None  # as libvirt
         return FileFacts(facts.st_size, f"{facts.st_size}.{facts.st_mtime_ns}", is_regular=stat.S_ISREG(facts.st_mode))
 
     @override

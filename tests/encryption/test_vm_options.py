@@ -1,5 +1,6 @@
 """VM Options through its URL: who may, what is refused and how it is said, and that looking changes nothing."""
 
+import html
 from uuid import uuid4
 
 import pytest
@@ -204,8 +205,11 @@ def test_disk_without_a_home_and_no_key_provider(admin: Client, vm: VirtualMachi
 
 def test_files_that_no_worker_reaches(admin: Client, vm: VirtualMachine, local: Host, provider: KmsCluster) -> None:
     Host.objects.filter(pk=local.pk).update(uri="qemu+tls://far/system")
-    answer = admin.post(address(vm), wanted("vda"))
-    assert answer.status_code == 409 and "reaches the files of app-01" in answer.content.decode()
+    answer = admin.post(address(vm), wanted("vda", preview="1"))
+    page = html.unescape(answer.content.decode())
+    assert answer.status_code == 200 and "while the VM is off, by its host" in page
+    assert "No worker reaches the files of app-01: its host copies the disks itself" in page
+    assert admin.post(address(vm), wanted("vda")).status_code == 302
 
 
 def protect(vm: VirtualMachine, provider: KmsCluster, stage: Stage, target: str = "vda") -> None:

@@ -40,6 +40,7 @@ class Shape:
     disks: tuple[Disk, ...] = (Disk("vda", "raw"), Disk("vdb", "qcow2"))
     nvram: bool = True
     tpm: bool = True
+    remote: bool = False  # on a host whose files no worker reaches, see conftest's `hands_off`
 
 
 class World:
@@ -52,6 +53,8 @@ class World:
         self.folder.mkdir(parents=True)
         self.uuid = uuid4()
         uri = f"qemu:///session?socket={folder}/libvirt-sock"
+        if shape.remote:
+            uri = f"qemu+tls://{uuid4()}.example/system"
         self.hypervisor = FileHost()
         site.add(uri, self.hypervisor)
         self.host = Host.objects.create(
@@ -225,6 +228,7 @@ class World:
     def check_tpm_folder(self) -> None:
         if self.shape.tpm:
             assert [path.name for path in self.tpm_folder.parent.iterdir()] == ["tpm2"]
+            assert {path.name for path in self.tpm_folder.iterdir()} <= {"tpm2-00.permall"}
 
 
 _WORK = {

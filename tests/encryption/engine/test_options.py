@@ -138,7 +138,6 @@ def test_a_running_bios_vm_has_no_home_files_in_the_way() -> None:
         (PLAIN, DesiredVm(True, frozenset({"sdz"})), "disk_unknown"),
         (replace(PLAIN, is_present=False), ALL, "vm_gone"),
         (replace(PLAIN, is_persistent=False), ALL, "vm_transient"),
-        (replace(PLAIN, files_reachable=False), ALL, "files_not_reachable"),
         (replace(PLAIN, has_tpm=True, tpm_state_known=False), ALL, "vtpm_state_unknown"),
         (replace(ENCRYPTED, home_is_ours=False), NONE, "foreign_home"),
         (replace(PLAIN, disks=(disk("vda", shared_with=("db",)),)), ALL, "disk_shared"),
@@ -189,6 +188,18 @@ def vms(draw: st.DrawFn) -> CurrentVm:
         )
     }
     return replace(PLAIN, disks=disks, nvram_path=draw(st.sampled_from(["", "/pool/vars.fd"])), **flags)  # type: ignore[arg-type]
+
+
+def test_disks_that_no_worker_reaches_are_copied_by_their_host() -> None:
+    far = replace(PLAIN, files_reachable=False)
+    made = plan(far, ALL)
+    assert made.refusals == ()
+    assert {step.how for step in made.steps if step.kind is StepKind.ENCRYPT_DISK} == {How.STORAGE_API}
+    assert {step.how for step in made.steps if step.kind is StepKind.ENCRYPT_NVRAM} == {How.ENGINE}
+    assert "host_copies" in [warning.code for warning in made.warnings]
+    running = plan(replace(far, is_running=True, nvram_path="", disks=PLAIN.disks), ALL)
+    assert {step.how for step in running.steps if step.kind is StepKind.ENCRYPT_DISK} == {How.BLOCK_COPY}
+    assert "host_copies" not in [warning.code for warning in running.warnings]
 
 
 @given(vms(), st.builds(DesiredVm, st.booleans(), st.frozensets(st.sampled_from(["vda", "vdb", "vdc"])), st.booleans()))

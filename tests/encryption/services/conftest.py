@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from django.contrib.auth.models import User
 
-from encryption.adapters import swtpm
+from encryption.adapters import image_files, swtpm
 from encryption.engine.secret import Secret
 from encryption.models import KmsCluster, KmsServer
-from encryption.services import key_access, live
+from encryption.services import host_storage, key_access, live, vtpm_files
 from inventory import jobs
 from inventory.models import Cluster
 from tests.encryption.adapters.conftest import kms_layout, kms_server
@@ -26,6 +26,7 @@ MakeWorld = Callable[..., World]
 def _quiet(sent: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "HEARTBEAT_SECONDS", 3600)
     monkeypatch.setattr(live, "_POLL_SECONDS", 0)
+    monkeypatch.setattr(host_storage, "_POLL_SECONDS", 0)
 
 
 @pytest.fixture
@@ -42,15 +43,31 @@ def keys(db: None, monkeypatch: pytest.MonkeyPatch) -> MemoryKeyServer:
 
 
 @pytest.fixture
-def make_world(tmp_path: Path, site: FakeSite, cluster: Cluster, alice: User) -> Iterator[MakeWorld]:
+def make_world(
+    tmp_path: Path, site: FakeSite, cluster: Cluster, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[MakeWorld]:
     count = 0
 
     def make(shape: Shape | None = None) -> World:
         nonlocal count
         count += 1
+        if shape is not None and shape.remote:
+            hands_off(monkeypatch)
         return World(tmp_path / f"w{count}", site, cluster, alice, shape)
 
     yield make
+
+
+def hands_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of a far host lie on this machine in tests, but no worker may touch them past the host."""
+
+    def touched(*args: object, **kwargs: object) -> None:
+        raise AssertionError(f"a worker touched files that it does not reach: {args} {kwargs}")
+
+    for name in ("opened", "create", "exists", "destroy", "size", "fingerprint", "free_bytes", "copy_variable_store"):
+        monkeypatch.setattr(image_files, name, touched)
+    for name in ("exchange", "destroy", "drop_staged", "publish", "is_encrypted"):
+        monkeypatch.setattr(vtpm_files, name, touched)
 
 
 def quick_convert(source: Path, target: Path, *, old: Secret | None, new: Secret | None) -> None:

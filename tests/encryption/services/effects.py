@@ -22,6 +22,9 @@ _HOST_CALLS: Final = frozenset(
         "pivot",
         "abort_block_copy",
         "create_file",
+        "overwrite_file",
+        "copy_image",
+        "copy_image half",
         "delete_file",
     ]
 )

@@ -1,0 +1,91 @@
+"""The files of a VM's parts: touched by the worker where it reaches them, else through its host's storage API.
+
+What has to be asked or removed around a conversion; the conversions themselves are `offline` and `host_storage`.
+"""
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from encryption.adapters import image_files, swtpm
+from encryption.adapters.image_files import BadTemplate
+from encryption.models import WrappedSecret
+from encryption.services import host_vtpm, vtpm_files
+from inventory.models import Host
+from inventory.services.connections import Hypervisor, reaches_files
+
+
+@dataclass(frozen=True, slots=True)
+class PartFiles:
+    """Methods raise ImageFileError and OSError for the worker's own files, HypervisorError for the host's."""
+
+    hypervisor: Hypervisor
+    host: Host
+
+    @property
+    def are_reached(self) -> bool:
+        return reaches_files(self.host)
+
+    def exist(self, path: str) -> bool:
+        if self.are_reached:
+            return image_files.exists(path)
+        return bool(path) and self.hypervisor.file_facts(path) is not None
+
+    def free_bytes(self, path: str) -> int:
+        """Free on the file system that holds the folder of `path`."""
+        if self.are_reached:
+            return image_files.free_bytes(path)
+        return self.hypervisor.free_bytes(str(PurePosixPath(path).parent))
+
+    def destroy(self, path: str, *, wipe: bool) -> None:
+        if self.are_reached:
+            image_files.destroy(path)
+        else:
+            self.hypervisor.delete_file(path, wipe=wipe)
+
+    def copy_variable_store(self, template: str, target: str) -> None:
+        """A firmware's variable store from its template, which a definition names: see `image_files`. NOT whole or not
+        at all where the host writes it; torn, the firmware finds its own checksums wrong and begins anew."""
+        if self.are_reached:
+            image_files.copy_variable_store(template, target)
+            return
+        found = self.hypervisor.file_facts(template)
+        if found is None or not found.is_regular:
+            raise BadTemplate(f"{template} is no regular file")
+        content = self.hypervisor.read_file(template, offset=0, length=image_files.MAX_TEMPLATE + 1)
+        image_files.check_variable_store(template, content)
+        self.hypervisor.create_file(target, size=len(content), head=content)
+
+    # vTPM state
+
+    def has_tpm_state(self, row: WrappedSecret) -> bool:
+        """A VM that never ran has no state yet; swtpm makes it, encrypted, at its first start."""
+        if self.are_reached:
+            return swtpm.state_file(vtpm_files.as_path(row.path)).exists()
+        return self.hypervisor.file_facts(host_vtpm.state_file(row.path)) is not None
+
+    def has_encrypted_tpm_state(self, path: str) -> bool:
+        if self.are_reached:
+            return vtpm_files.is_encrypted(path)
+        return host_vtpm.is_encrypted(self.hypervisor, path)
+
+    def has_staged_tpm_state(self, row: WrappedSecret) -> bool:
+        if self.are_reached:
+            return vtpm_files.staged(row).exists()
+        return host_vtpm.is_staged(self.hypervisor, row)
+
+    def exchange_tpm_state(self, row: WrappedSecret) -> None:
+        if self.are_reached:
+            vtpm_files.exchange(row)
+        else:
+            host_vtpm.exchange(self.hypervisor, row)
+
+    def drop_staged_tpm_state(self, row: WrappedSecret) -> None:
+        if self.are_reached:
+            vtpm_files.drop_staged(row)
+        else:
+            host_vtpm.drop_staged(self.hypervisor, row)
+
+    def destroy_old_tpm_state(self, row: WrappedSecret) -> None:
+        """What the exchange has put aside; through the storage API it puts nothing aside."""
+        if self.are_reached:
+            vtpm_files.destroy(row.plain_path)
