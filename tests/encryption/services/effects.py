@@ -84,8 +84,6 @@ class Effects:
         self._is_armed, self._is_dead = True, False
 
         def execute(run: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
-            if self._is_dead and connection.in_atomic_block:
-                connection.set_rollback(False)  # Django marks the test's own transaction when a deletion is struck
             verb, _, rest = sql.partition(" ")
             if verb in ("INSERT", "UPDATE", "DELETE"):
                 self._effect(f"database {verb} {rest[:60]}")
@@ -96,6 +94,8 @@ class Effects:
                 yield
         finally:
             self._is_armed = False
+            if self._is_dead and connection.in_atomic_block:
+                connection.set_rollback(False)  # Django marks the test's own transaction when a deletion is struck
 
     @property
     def struck(self) -> bool:
