@@ -392,7 +392,9 @@ def _use() -> dict[str, Any]:
     return {
         "last_used_at": timezone.now(),
         "last_used_by": job.actor if job else SYSTEM.username,
-        "last_used_for": f"{jobs.label(job)} of {job.target_name}"[:340] if job else "Check of locked VMs",
+        "last_used_for": f"{jobs.label(job)} of {job.target_name}"[:340]
+        if job
+        else "Check by this console, without a task",
     }
 
 

@@ -4,6 +4,8 @@ from datetime import datetime, timedelta
 
 import pytest
 from django.contrib.auth.models import User
+from django.test import Client
+from django.urls import reverse
 from django.utils import timezone
 
 from encryption.engine.key_server import KmsUnreachable, ServerAddress
@@ -11,6 +13,7 @@ from encryption.models import DiskPolicy, Key, Stage, StoragePolicy, VmSecurity
 from encryption.services import key_providers, keys, recrypt, recrypt_many, rotation
 from inventory import jobs
 from inventory.models import Event, Job, JobStatus
+from tests.api_client import caller
 from tests.encryption.file_host import MemoryKeyServer
 from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.world import Disk, Shape, World
@@ -127,9 +130,15 @@ def test_a_lost_provider_is_asked_once_a_day(
     assert len(rotation.start_due(after(1.1))) == 1
 
 
-def test_shown_with_the_key(world: World, alice: User) -> None:
+def test_shown_with_the_key_and_the_vm(world: World, alice: User, client: Client) -> None:
     policy = limit(world, 30)
     key = world.secrets["vda"].key
+    client.force_login(alice)
+    due = f"{key.created_at + timedelta(days=30):%Y-%m-%d}"
+    options = client.get(reverse("encryption:vm-options", args=[world.vm.pk])).content.decode()
+    assert "Next key (UTC)" in options and due in options and "by Rotate 30" in options
+    assert due in client.get(reverse("encryption:kms-cluster", args=[key.cluster_id])).content.decode()
+    assert caller(alice).get(f"/keys/{key.pk}").body["due_at"].startswith(due)
     found = keys.key(key.pk, actor=alice)
     assert found.due_at == key.created_at + timedelta(days=30)
     StoragePolicy.objects.filter(pk=policy.pk).update(max_key_age_days=None)
