@@ -133,6 +133,16 @@ class Installation:
         assert self.set_encryption(name, "No encryption", []).status == 200
         return self.finish_job(name)
 
+    def ask_recrypt(self, name: str, way: str, parts: list[str]) -> None:
+        """Presses Recrypt in its dialog: "key", "passphrases" or "volume_keys"."""
+        path = self.options_path(name).replace("/options/", "/recrypt/")
+        answer = self.user.submit(self.user.get(path), path, way=way, parts=parts)
+        assert answer.status == 200, answer.words()[:500]
+
+    def recrypt(self, name: str, way: str, parts: list[str] | None = None) -> sqlite3.Row:
+        self.ask_recrypt(name, way, parts or [])
+        return self.finish_job(name)
+
     def guest(self, name: str) -> GuestClient:
         client = guest_client(self.lab, name)
         client.wait()

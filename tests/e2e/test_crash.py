@@ -85,7 +85,15 @@ def test_a_killed_worker_is_replaced_and_the_job_goes_on_from_its_checkpoint(
     job = installation.finish_job(NAME)
     assert job["attempts"] == 2
     assert not big_vm.exists()
+    old = Path(installation.sources(NAME)["vda"])
+
+    installation.ask_recrypt(NAME, "volume_keys", ["vda"])
+    kill_worker_during(installation, "recrypting")
+    assert old.exists()
+    job = installation.finish_job(NAME)
+    assert job["attempts"] == 2
     encrypted = Path(installation.sources(NAME)["vda"])
+    assert encrypted != old and not old.exists()
 
     assert installation.set_encryption(NAME, "No encryption", []).status == 200
     kill_worker_during(installation, "decrypting")

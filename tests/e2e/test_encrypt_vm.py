@@ -36,11 +36,28 @@ def test_a_powered_off_uefi_vm_is_encrypted_runs_and_is_decrypted(installation: 
 
     # A new key wraps the same data keys; the start below needs it.
     before = installation.key_of(name)
-    path = installation.options_path(name).replace("/options/", "/recrypt/")
-    installation.user.submit(installation.user.get(path), path)
-    installation.finish_job(name)
+    installation.recrypt(name, "key")
     assert installation.key_of(name) != before
     assert installation.passphrases(name) == passphrases
+
+    # New passphrases open the same volume keys, new volume keys take a new KEK; the start below needs them.
+    digests = {target: volume_key_digest(path) for target, path in sources.items()}
+    installation.recrypt(name, "passphrases")
+    rotated = installation.passphrases(name)
+    assert installation.sources(name) == sources and rotated["vtpm"] == passphrases["vtpm"]
+    assert {target: volume_key_digest(path) for target, path in sources.items()} == digests
+    for target, path in sources.items():
+        assert_cryptsetup_opens(path, rotated[target], not_by=passphrases[target])
+    before = installation.key_of(name)
+    installation.recrypt(name, "volume_keys", ["vda", "vdb", "nvram", "vtpm"])
+    assert installation.key_of(name) != before
+    fresh, sources = installation.passphrases(name), installation.sources(name)
+    assert set(fresh) == set(rotated) and not set(fresh.values()) & set(rotated.values())
+    for target, path in sources.items():
+        assert_cryptsetup_opens(path, fresh[target], not_by=rotated[target])
+        assert volume_key_digest(path) != digests[target]
+    assert {path.name for path in folder.glob("*.luks")} >= {Path(path).name for path in sources.values()}
+    assert len(list(folder.glob("data-*.luks"))) == 2, "an image under an old key is left"
 
     # Plain libvirt has no secret, so nothing starts.
     with guests.connected(installation.host_of(name)) as connection:
@@ -96,6 +113,16 @@ def test_disks_of_a_running_vm_are_encrypted_and_decrypted_without_a_pause(insta
         assert_reads_planted(client, disk)
     assert not files_with(installation.folder(name), MARKER.encode())
 
+    installation.recrypt(name, "volume_keys", ["vda", "vdb"])
+    beats.append(int(client.ask("heartbeat")))
+    fresh = installation.passphrases(name)
+    for target, path in installation.sources(name).items():
+        if target in fresh:
+            assert path != sources[target] and not Path(sources[target]).exists()
+            assert_cryptsetup_opens(path, fresh[target], not_by=passphrases[target])
+    for disk in data_disks(name):
+        assert_reads_planted(client, disk)
+
     installation.decrypt(name)
     beats.append(int(client.ask("heartbeat")))
     for disk in data_disks(name):
@@ -143,7 +170,15 @@ def test_a_missing_key_server_stops_the_start_and_nothing_else(installation: Ins
         installation.decrypt(name)
 
 
-def assert_cryptsetup_opens(path: str, passphrase: str) -> None:
+def volume_key_digest(path: str) -> str:
+    """The header's digest of the volume key, with its salt and UUID: the same for as long as that key is the same."""
+    dump = subprocess.run(["cryptsetup", "luksDump", path], check=True, capture_output=True, text=True).stdout
+    found = dump[dump.index("MK digest:") : dump.index("Key Slot 0")]
+    assert "UUID:" in found
+    return found
+
+
+def assert_cryptsetup_opens(path: str, passphrase: str, not_by: str = "0" * 64) -> None:
     dump = subprocess.run(["cryptsetup", "luksDump", path], check=True, capture_output=True, text=True).stdout
     assert "xts-plain64" in dump and "512" in dump
     opened = subprocess.run(
@@ -153,7 +188,7 @@ def assert_cryptsetup_opens(path: str, passphrase: str) -> None:
     assert opened.returncode == 0, opened.stderr
     wrong = subprocess.run(
         ["cryptsetup", "luksOpen", "--test-passphrase", "--key-file=-", path],
-        input=b"0" * 64, check=False, capture_output=True,
+        input=not_by.encode(), check=False, capture_output=True,
     )  # fmt: skip
     assert wrong.returncode == 2
 
