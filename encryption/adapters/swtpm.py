@@ -8,6 +8,7 @@ anonymous file of this process and never gets a name. Passphrases go through inh
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -86,7 +87,7 @@ def _running(folder: Path, passphrase: Secret | None) -> Iterator[str]:
                 os.close(descriptor)
         try:
             deadline = time.monotonic() + _PATIENCE_SECONDS
-            while not os.path.exists(control):
+            while not _listens(control):
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise SwtpmFailed(f"swtpm does not start over {folder}")
                 time.sleep(0.02)
@@ -103,6 +104,12 @@ def _running(folder: Path, passphrase: Secret | None) -> Iterator[str]:
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
+
+
+def _listens(control: str) -> bool:
+    """Its socket has a name a moment before it takes connections."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(control) == 0
 
 
 def _ask(control: str, doing: str, *arguments: str, keep: int | None = None) -> None:

@@ -14,7 +14,7 @@ from encryption.adapters.qemu_img import QemuImgFailed
 from encryption.engine import convert, luks
 from encryption.engine.image import whole_sectors
 from encryption.models import Purpose, Stage, WrappedSecret
-from encryption.services import space
+from encryption.services import recrypt, space
 from encryption.services.change import Change, destroy_file, settled
 from encryption.services.release import OpenedSecret, open_secrets, put_secret
 from inventory.errors import Conflict
@@ -51,6 +51,8 @@ def _copy_and_pivot(change: Change, opened: OpenedSecret) -> None:
             raise
     change.look()
     if settled(change, row):
+        # Now and not with the last disk: a change that ends before that leaves this one switched.
+        recrypt.write_metadata(recrypt.keyed_vm(change.vm), change.hypervisor)
         return
     if change.facts.power not in _RUNNING:
         raise Conflict(

@@ -2,6 +2,7 @@
 
 import subprocess
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from django.contrib.auth.models import AnonymousUser, User
@@ -199,6 +200,32 @@ def test_guest_that_is_powered_off_meanwhile(running: World, monkeypatch: pytest
     running.check_encrypted("vda", "vdb")
     finished(running, running.deepen())
     running.check_encrypted("vda", "vdb")
+
+
+def test_what_ends_between_two_disks_leaves_metadata_that_open_both(
+    running: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = running.secrets
+    pivot = running.hypervisor.pivot
+
+    def pivot_and_cancel(uuid: UUID, disk: str) -> None:
+        pivot(uuid, disk)
+        Job.objects.filter(pk=job.pk).update(cancel_requested=True)
+
+    monkeypatch.setattr(running.hypervisor, "pivot", pivot_and_cancel)
+    job = running.deepen()
+    running.run(job)
+    assert job.status == JobStatus.CANCELLED
+    running.check_parts()
+    now = {
+        row.target: row
+        for row in WrappedSecret.objects.filter(virtual_machine=running.vm)
+        if row.stage != Stage.REPLACED
+    }
+    assert now["vda"].secret_uuid != before["vda"].secret_uuid and now["vdb"].secret_uuid == before["vdb"].secret_uuid
+    assert {(one.secret_uuid, one.wrapped) for one in carried(running).secrets} == {
+        (row.secret_uuid, bytes(row.wrapped)) for row in now.values()
+    }
 
 
 def refused(world: World, code: str) -> None:
