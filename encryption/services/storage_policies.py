@@ -218,8 +218,14 @@ def _fill(policy: StoragePolicy, name: str, description: str, max_key_age_days: 
 def _with_use(rows: QuerySet[StoragePolicy]) -> tuple[PolicyUse, ...]:
     found = list(rows)
     ids = [policy.pk for policy in found]
-    homes = _counts(VmSecurity.objects.filter(policy__in=ids).values_list("policy").annotate(Count("pk")))
-    disks = _counts(DiskPolicy.objects.filter(policy__in=ids).values_list("policy").annotate(Count("pk")).order_by())
+    homes = {
+        row["policy_id"]: row["number"]
+        for row in VmSecurity.objects.filter(policy__in=ids).values("policy_id").annotate(number=Count("pk")).order_by()
+    }
+    disks = {
+        row["policy_id"]: row["number"]
+        for row in DiskPolicy.objects.filter(policy__in=ids).values("policy_id").annotate(number=Count("pk")).order_by()
+    }
     bad = Compliance.objects.filter(state=Compliance.State.NONCOMPLIANT).values("virtual_machine")
     users: dict[UUID, set[UUID]] = {}
     for model in (VmSecurity, DiskPolicy):
@@ -229,7 +235,3 @@ def _with_use(rows: QuerySet[StoragePolicy]) -> tuple[PolicyUse, ...]:
     return tuple(
         PolicyUse(one, homes.get(one.pk, 0), disks.get(one.pk, 0), len(users.get(one.pk, ()))) for one in found
     )
-
-
-def _counts(rows: object) -> dict[UUID, int]:
-    return dict(rows)  # type: ignore[call-overload,no-any-return]
