@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from attestation.engine.boot import secure_boot
+from attestation.engine.boot.authorities import Authority
 from attestation.engine.boot.components import Boot, CommandLine, Component, ComponentKind
 from attestation.engine.findings import Finding, FindingCode, Severity
 from attestation.engine.glob import Glob
@@ -25,6 +26,9 @@ class BootReference:
         self.values = values
         self._authorities = None if values.authorities is None else {each.sha256 for each in values.authorities}
         self._components = None if values.components is None else {_key(each) for each in values.components}
+        self._by_stem: dict[tuple[ComponentKind, str], list[AllowedComponent]] = {}
+        for each in values.components or ():
+            self._by_stem.setdefault((each.kind, _stem(each.name)), []).append(each)
         patterns = values.command_lines
         self._command_lines = None if patterns is None else [Glob(each, separator=" ") for each in patterns]
 
@@ -32,10 +36,10 @@ class BootReference:
         return (
             *_capped(map(self._weighed, boot.problems)),
             *_capped(secure_boot.findings(boot.secure_boot, required=self.values.secure_boot)),
-            *_capped(self._signers(boot)),
+            *self._signers(boot),
             *self._revocations(boot),
-            *_capped(self._changed_components(boot)),
-            *_capped(self._changed_command_lines(boot)),
+            *self._changed_components(boot),
+            *self._changed_command_lines(boot),
         )
 
     def _weighed(self, problem: Finding) -> Finding:
@@ -50,20 +54,9 @@ class BootReference:
         unknown = {found.sha256: found for found in reversed(boot.secure_boot.signers)}
         for sha256 in unknown.keys() & self._authorities:
             del unknown[sha256]
-        # Certificates are decoded for the report only, so they are counted before.
-        first = sorted(unknown.values(), key=lambda found: found.event)[: MAX_FINDINGS_OF_A_KIND + 1]
-        for found in first:
-            name = (found.certificate.subject if found.certificate else "") or f"the hash {found.sha256}"
-            yield Finding(
-                FindingCode.UNKNOWN_SIGNER,
-                Severity.ERROR,
-                f"something ran with the signature of {name} (from {found.variable}), which is not allowed",
-                "allow this authority if you trust all it signs, else remove its key from the host and reboot it",
-                pcr=found.pcr,
-                event=found.event,
-                expected="an allowed authority",
-                observed=found.sha256,
-            )
+        # Certificates are decoded for the report only, so the rest is only counted.
+        first = sorted(unknown.values(), key=lambda found: found.event)[:MAX_FINDINGS_OF_A_KIND]
+        yield from _with_rest([_unknown_signer(found) for found in first], len(unknown))
 
     def _revocations(self, boot: Boot) -> Iterable[Finding]:
         wanted = self.values.revocations
@@ -76,7 +69,8 @@ class BootReference:
             yield Finding(
                 FindingCode.DBX_OUTDATED,
                 Severity.ERROR,
-                f"the revocation list (dbx) is too old: {len(hashes)} hashes, {missing} required ones are missing",
+                f"the revocation list (dbx) is too old: {len(hashes)} hashes"
+                + (f", {missing} are missing" if missing else ""),
                 "update dbx on the host (fwupdmgr update) and reboot it",
                 pcr=secure_boot.SECURE_BOOT_PCR,
                 expected=f"at least {wanted.minimum} hashes",
@@ -90,8 +84,11 @@ class BootReference:
             yield _other_bank(boot, self.values.components)
             return
         unknown = [each for each in boot.components if self.is_pinned(each) and not self._knows(boot, each)]
-        for component in unknown:
-            yield self._unknown(boot, component)
+        # Drivers last: however many somebody extends PCR 2 with, they push no image out of the report.
+        unknown.sort(key=lambda each: each.kind is ComponentKind.DRIVER)
+        # Each costs a look through the reference values for what it replaced, so the rest is only counted.
+        told = [self._unknown(boot, component) for component in unknown[:MAX_FINDINGS_OF_A_KIND]]
+        yield from _with_rest(told, len(unknown))
         known_files = sum(
             each.kind is ComponentKind.FILE and self._knows(boot, each) and not each.is_configuration
             for each in boot.components
@@ -136,10 +133,9 @@ class BootReference:
 
     def replaced_by(self, component: Component) -> AllowedComponent | None:
         """The known component whose place `component` has taken, by name with its version left out; for people only."""
-        if not component.name or self.values.components is None:
+        if not component.name:
             return None
-        stem = _stem(component.name)
-        same = [each for each in self.values.components if each.kind is component.kind and _stem(each.name) == stem]
+        same = self._by_stem.get((component.kind, _stem(component.name)), [])
         return max(same, key=lambda each: (each.name == component.name, each.name, each.digest), default=None)
 
     def _changed_command_lines(self, boot: Boot) -> Iterable[Finding]:
@@ -161,6 +157,20 @@ class BootReference:
                 expected=(self.values.command_lines or ("",))[0],
                 observed="none",
             )
+
+
+def _unknown_signer(found: Authority) -> Finding:
+    name = (found.certificate.subject if found.certificate else "") or f"the hash {found.sha256}"
+    return Finding(
+        FindingCode.UNKNOWN_SIGNER,
+        Severity.ERROR,
+        f"something ran with the signature of {name} (from {found.variable}), which is not allowed",
+        "allow this authority if you trust all it signs, else remove its key from the host and reboot it",
+        pcr=found.pcr,
+        event=found.event,
+        expected="an allowed authority",
+        observed=found.sha256,
+    )
 
 
 def _changed_line(line: CommandLine, patterns: tuple[str, ...]) -> Finding:
@@ -202,13 +212,17 @@ def _other_bank(boot: Boot, components: frozenset[AllowedComponent]) -> Finding:
 
 
 def _capped(found: Iterable[Finding]) -> list[Finding]:
-    findings = list(found)
-    if len(findings) <= MAX_FINDINGS_OF_A_KIND:
-        return findings
-    left_out = len(findings) - MAX_FINDINGS_OF_A_KIND
-    last = findings[MAX_FINDINGS_OF_A_KIND]
-    more = Finding(last.code, Severity.ERROR, f"{left_out} more of these are left out", last.remedy, pcr=last.pcr)
-    return [*findings[:MAX_FINDINGS_OF_A_KIND], more]
+    findings = sorted(found, key=lambda each: each.severity is not Severity.ERROR)
+    return _with_rest(findings[:MAX_FINDINGS_OF_A_KIND], len(findings))
+
+
+def _with_rest(told: list[Finding], count: int) -> list[Finding]:
+    """`told` are the gravest of `count` findings of a kind: none that is left out is graver than the last of them."""
+    if count <= len(told):
+        return told
+    last = told[-1]
+    rest = f"{count - len(told)} more of these are left out"
+    return [*told, Finding(last.code, last.severity, rest, last.remedy, pcr=last.pcr)]
 
 
 def _key(each: AllowedComponent) -> tuple[ComponentKind, object, str]:

@@ -247,6 +247,19 @@ def test_findings_of_a_kind_are_capped() -> None:
     assert found[-1].message == "50 more of these are left out"
 
 
+def test_many_warnings_hide_no_error() -> None:
+    """Whoever is root can extend PCR 2 and 8 as often as they like."""
+    drivers = [Record(2, EventType.EFI_BOOT_SERVICES_DRIVER, bytes(32), b"%d" % n) for n in range(150)]
+    texts = [Record(8, EventType.IPL, b"anything", b"%d" % n) for n in range(150)]
+    image = Record(4, EventType.EFI_BOOT_SERVICES_APPLICATION, bytes(32), b"evil")
+    edited = Record(5, EventType.EFI_ACTION, b"data", b"other")
+    values = replace(GOOD, command_lines=None)
+    found = findings(booted([*boot_records(), *drivers, *texts, image, edited]), values)
+    errors = [(finding.code, finding.pcr) for finding in found if finding.severity is Severity.ERROR]
+    assert errors == [(FindingCode.EVENT_DATA_FORGED, 5), (FindingCode.UNKNOWN_COMPONENT, 4)]
+    assert len(found) == 2 * (MAX_FINDINGS_OF_A_KIND + 1)
+
+
 def test_an_unproven_or_edited_boot_is_no_baseline() -> None:
     unproven = observe(replay.replay_unproven(eventlog.parse(written(boot_records())), bank=SHA256))
     with pytest.raises(baseline.NotTrustworthy, match="no quote"):
