@@ -22,6 +22,7 @@ HTTPS = env_bool("BARTIZAN_HTTPS", default=False)
 INSTALLED_APPS = [
     "console",
     "encryption",
+    "attestation",
     "inventory",
     "django_htmx",
     "axes",
