@@ -41,7 +41,8 @@ def vm_actions(target: Model, actor: Actor) -> Sequence[Action]:
 
 
 def host_actions(target: Model, actor: Actor) -> Sequence[Action]:
-    return [Action("Import VM…", reverse("encryption:import-vm", args=[target.pk]), "import", "New")]
+    why_not = "" if isinstance(target, Host) and target.state == Host.State.CONNECTED else "it is not connected"
+    return [Action("Import VM…", reverse("encryption:import-vm", args=[target.pk]), "import", "New", why_not=why_not)]
 
 
 def clone(request: HttpRequest, vm_id: UUID) -> HttpResponse:
