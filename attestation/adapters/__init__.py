@@ -1,0 +1,1 @@
+"""The outside of attestation: agents on hosts."""
