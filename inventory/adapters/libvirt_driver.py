@@ -8,19 +8,21 @@ from typing import Any, Final
 from uuid import UUID
 
 import libvirt
-from lxml import etree
 
 from inventory.adapters import (
     libvirt_aside,
+    libvirt_block_copies,
     libvirt_connections,
     libvirt_copies,
     libvirt_errors,
     libvirt_events,
     libvirt_files,
     libvirt_folders,
+    libvirt_host,
+    libvirt_secrets,
 )
 from inventory.adapters.libvirt_aside import Aside
-from inventory.engine import console_text, domain_edit, domain_xml
+from inventory.engine import console_text, domain_xml
 from inventory.engine.hypervisor import (
     CopyProgress,
     DatastoreFacts,
@@ -87,49 +89,11 @@ class LibvirtHost:
 
     def facts(self) -> HostFacts:
         with self._asking("host facts"):
-            connection = self._connection
-            model, memory_mib, cpus = connection.getInfo()[:3]
-            uuid, cpu = _capabilities(connection.getCapabilities())
-            free = 0
-            if self._uri.transport is not Transport.TEST:
-                free = connection.getFreeMemory()
-            return HostFacts(
-                host_uuid=uuid,
-                hostname=connection.getHostname()[:253],
-                hypervisor=connection.getType()[:40],
-                hypervisor_version=_version(connection.getVersion()),
-                libvirt_version=_version(connection.getLibVersion()),
-                cpu_model=(cpu or str(model))[:120],
-                cpu_count=cpus,
-                memory_bytes=memory_mib * 2**20,
-                memory_free_bytes=free,
-                is_encrypted_connection=self._uri.is_encrypted or connection.isEncrypted() == 1,
-            )
+            return libvirt_host.facts(self._connection, self._uri)
 
     def datastores(self) -> tuple[DatastoreFacts, ...]:
-        found = []
         with self._asking("datastores"):
-            for pool in self._connection.listAllStoragePools(0):
-                if pool.name().startswith(libvirt_files.POOL_PREFIX):
-                    continue
-                try:
-                    state, capacity, _, available = pool.info()
-                    kind, path = _pool(pool.XMLDesc(0))
-                except libvirt.libvirtError as exc:
-                    if exc.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_POOL:
-                        continue  # gone between the two calls
-                    raise
-                found.append(
-                    DatastoreFacts(
-                        name=pool.name()[:255],
-                        kind=kind[:40],
-                        path=path[:1000],
-                        is_active=state == libvirt.VIR_STORAGE_POOL_RUNNING,
-                        capacity_bytes=capacity,
-                        available_bytes=available,
-                    )
-                )
-        return tuple(found)
+            return libvirt_host.datastores(self._connection)
 
     def virtual_machines(self, known_definitions: Container[str] = ()) -> Iterator[VmFacts]:
         with self._asking("virtual machines"):
@@ -253,81 +217,33 @@ class LibvirtHost:
 
     def put_secret(self, secret_uuid: UUID, *, usage: str, vtpm: bool, value: bytes) -> None:
         with self._asking(f"secret {secret_uuid}"):
-            secret = self._private_secret(secret_uuid)
-            if secret is None:
-                secret = self._connection.secretDefineXML(_secret_xml(secret_uuid, usage, vtpm), 0)
-            secret.setValue(value, 0)
-
-    def _private_secret(self, secret_uuid: UUID) -> libvirt.virSecret | None:
-        """The secret that is there; one that is kept on disk or can be read back is undefined, never filled."""
-        secret = self._find_secret(secret_uuid)
-        if secret is None:
-            return None
-        root = etree.fromstring(secret.XMLDesc(0).encode())
-        if root.get("ephemeral") == "yes" and root.get("private") == "yes":
-            return secret
-        secret.undefine()
-        return None
-
-    def _find_secret(self, secret_uuid: UUID) -> libvirt.virSecret | None:
-        try:
-            return self._connection.secretLookupByUUIDString(str(secret_uuid))
-        except libvirt.libvirtError as exc:
-            if exc.get_error_code() == libvirt.VIR_ERR_NO_SECRET:
-                return None
-            raise
+            libvirt_secrets.put(self._connection, secret_uuid, usage=usage, vtpm=vtpm, value=value)
 
     def remove_secret(self, secret_uuid: UUID) -> None:
         with self._asking(f"secret {secret_uuid}"):
-            secret = self._find_secret(secret_uuid)
-            if secret is not None:
-                secret.undefine()
+            libvirt_secrets.remove(self._connection, secret_uuid)
 
     def has_secret(self, secret_uuid: UUID) -> bool:
-        """Whether it is defined. NOT checked: its value, which nobody can read back."""
         with self._asking(f"secret {secret_uuid}"):
-            return self._find_secret(secret_uuid) is not None
+            return libvirt_secrets.find(self._connection, secret_uuid) is not None
 
-    # Block copies (measured: live encryption, decryption and re-keying all go this way)
+    # Block copies
 
     def start_block_copy(self, uuid: UUID, disk: str, target: LuksTarget, *, bytes_per_second: int = 0) -> None:
         with self._asking(f"disk {disk} of VM {uuid}"):
-            domain = self._domain(uuid)
-            destination = domain_edit.copy_destination(
-                domain.XMLDesc(0),
-                disk,
-                path=target.path,
-                format=target.format,
-                secret_uuid=target.secret_uuid,
-            )
-            # REUSE_EXT: with a file that QEMU had to format, the guest freezes while it calibrates PBKDF2.
-            flags = libvirt.VIR_DOMAIN_BLOCK_COPY_REUSE_EXT
-            if domain.isPersistent():
-                flags |= libvirt.VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB
-            parameters: dict[str, int] = {}
-            if bytes_per_second > 0:
-                parameters[libvirt.VIR_DOMAIN_BLOCK_COPY_BANDWIDTH] = bytes_per_second
-            domain.blockCopy(disk, destination, parameters, flags)
+            libvirt_block_copies.start(self._domain(uuid), disk, target, bytes_per_second=bytes_per_second)
 
     def block_copy(self, uuid: UUID, disk: str) -> CopyProgress:
         with self._asking(f"disk {disk} of VM {uuid}"):
-            domain = self._domain(uuid)
-            state = domain.blockJobInfo(disk, libvirt.VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES)
-            if not state:
-                return CopyProgress(done=0, total=0, is_ready=False, is_gone=True)
-            done, total = int(state["cur"]), int(state["end"])
-            is_ready = done == total and domain_xml.is_mirror_ready(domain.XMLDesc(0), disk)
-            return CopyProgress(done=done, total=total, is_ready=is_ready, is_gone=False)
+            return libvirt_block_copies.progress(self._domain(uuid), disk)
 
     def pivot(self, uuid: UUID, disk: str) -> None:
         with self._asking(f"disk {disk} of VM {uuid}"):
-            self._domain(uuid).blockJobAbort(disk, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
+            libvirt_block_copies.pivot(self._domain(uuid), disk)
 
     def abort_block_copy(self, uuid: UUID, disk: str) -> None:
         with self._asking(f"disk {disk} of VM {uuid}"):
-            domain = self._domain(uuid)
-            if domain.isActive() and domain.blockJobInfo(disk, 0):
-                domain.blockJobAbort(disk, 0)
+            libvirt_block_copies.abort(self._domain(uuid), disk)
 
     # Files
 
@@ -387,29 +303,6 @@ class LibvirtHost:
         return libvirt_events.changes(self._connection, self._uri.label, idle_seconds=idle_seconds)
 
 
-def _version(number: int) -> str:
-    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
-
-
-def _capabilities(xml: str) -> tuple[UUID | None, str]:
-    root = etree.fromstring(xml.encode(), etree.XMLParser(resolve_entities=False, no_network=True))
-    text, vendor, model = (
-        root.findtext("host/uuid"),
-        root.findtext("host/cpu/vendor"),
-        root.findtext("host/cpu/model"),
-    )
-    try:
-        uuid = None if text is None else UUID(text)
-    except ValueError:
-        uuid = None
-    return uuid, " ".join(part for part in (vendor, model) if part)
-
-
-def _pool(xml: str) -> tuple[str, str]:
-    root = etree.fromstring(xml.encode(), etree.XMLParser(resolve_entities=False, no_network=True))
-    return root.get("type", ""), root.findtext("target/path") or ""
-
-
 def _with_stats(disks: tuple[DiskFacts, ...], stats: dict[str, Any]) -> tuple[DiskFacts, ...]:
     sizes = {
         stats.get(f"block.{number}.name"): (
@@ -436,11 +329,3 @@ def _with_size(domain: libvirt.virDomain, disk: DiskFacts) -> DiskFacts:
         log.debug("size of %s of domain %s: %s", disk.target, domain.name(), libvirt_errors.text_of(exc))
         return disk
     return replace(disk, capacity_bytes=capacity, allocation_bytes=allocation)
-
-
-def _secret_xml(secret_uuid: UUID, usage: str, vtpm: bool) -> str:
-    root = etree.Element("secret", {"ephemeral": "yes", "private": "yes"})
-    etree.SubElement(root, "uuid").text = str(secret_uuid)
-    holder = etree.SubElement(root, "usage", {"type": "vtpm" if vtpm else "volume"})
-    etree.SubElement(holder, "name" if vtpm else "volume").text = usage
-    return etree.tostring(root, encoding="unicode")
