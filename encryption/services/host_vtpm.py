@@ -8,11 +8,11 @@ after that it is the truth, and whatever stands in its place is replaced by it, 
 .../tpm2/tpm2-00.permall.new-<secret>  written in full, waits for the exchange
 """
 
-import tempfile
 from pathlib import Path
 from typing import Final
 
 from encryption.adapters import swtpm
+from encryption.adapters.memory_folder import memory_folder
 from encryption.engine import vtpm_state
 from encryption.engine.secret import Secret
 from encryption.models import WrappedSecret
@@ -20,8 +20,6 @@ from inventory.errors import Conflict
 from inventory.services.connections import Hypervisor
 
 _MAX_STATE_BYTES: Final = 4 * 2**20
-# Memory, though the kernel may swap it out: plain state has no business on a worker's disk.
-_MEMORY: Final = "/dev/shm"  # noqa: S108
 
 
 def state_file(path: str) -> str:
@@ -53,7 +51,7 @@ def convert(hypervisor: Hypervisor, row: WrappedSecret, *, old: Secret | None, n
     found = hypervisor.file_facts(state_file(row.path))
     if found is None or found.size > _MAX_STATE_BYTES:
         raise swtpm.SwtpmFailed(f"there is no vTPM state in {row.path}")
-    with tempfile.TemporaryDirectory(prefix="vtpm-", dir=_MEMORY) as place:
+    with memory_folder() as place:  # plain state has no business on a worker's disk
         source, target = Path(place, "old"), Path(place, "new")
         source.mkdir(mode=0o700)
         swtpm.state_file(source).write_bytes(_read(hypervisor, state_file(row.path)))

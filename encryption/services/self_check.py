@@ -1,9 +1,11 @@
-"""A worker whose ciphers are broken must not touch a disk: checked once, before it takes its first job."""
+"""Before a worker takes its first job: one whose ciphers are broken must not touch a disk, and vTPM state in clear that
+a killed one has left in memory is destroyed."""
 
 import logging
 
-from celery.signals import worker_init
+from celery.signals import worker_init, worker_process_init
 
+from encryption.adapters import memory_folder
 from encryption.engine import xts
 
 log = logging.getLogger(__name__)
@@ -11,6 +13,9 @@ log = logging.getLogger(__name__)
 
 def register() -> None:
     worker_init.connect(check_ciphers, dispatch_uid="encryption.self_check")
+    # Also where one process of the pool was killed and the next takes its place.
+    for signal in (worker_init, worker_process_init):
+        signal.connect(sweep_memory, dispatch_uid="encryption.memory_folder")
 
 
 def check_ciphers(**_: object) -> None:
@@ -21,3 +26,7 @@ def check_ciphers(**_: object) -> None:
     except xts.SelfCheckFailed as exc:
         log.critical("this worker does not start: %s", exc)
         raise SystemExit(70) from exc  # EX_SOFTWARE
+
+
+def sweep_memory(**_: object) -> None:
+    memory_folder.sweep()
