@@ -27,12 +27,16 @@ from inventory.engine.hypervisor import (
     CopyProgress,
     DatastoreFacts,
     DiskFacts,
+    DomainMissing,
     FileFacts,
     HostChange,
     HostFacts,
     HostImage,
     ListedFile,
     LuksTarget,
+    Migration,
+    MigrationOutcome,
+    MigrationProgress,
     OperationRefused,
     Power,
     VmFacts,
@@ -106,6 +110,8 @@ class LibvirtHost:
                 0 if self._uri.transport is Transport.TEST else nowait,
             )
             for domain, values in stats:
+                if libvirt_migration.is_probe(domain):
+                    continue
                 try:
                     facts = self._read(domain, values, listed.of(domain), known_definitions)
                 except libvirt.libvirtError as exc:
@@ -117,6 +123,8 @@ class LibvirtHost:
     def virtual_machine(self, uuid: UUID) -> VmFacts:
         with self._asking(f"VM {uuid}"):
             domain = self._domain(uuid)
+            if libvirt_migration.is_probe(domain):
+                raise DomainMissing("vm_missing", f"domain {uuid} is a probe", hint="refresh the host")
             aside = libvirt_aside.asked(domain)
             if self._uri.transport is Transport.TEST:
                 values: dict[str, Any] = dict(zip(("state.state", "state.reason"), domain.state(), strict=True))
@@ -244,6 +252,45 @@ class LibvirtHost:
     def abort_block_copy(self, uuid: UUID, disk: str) -> None:
         with self._asking(f"disk {disk} of VM {uuid}"):
             libvirt_block_copies.abort(self._domain(uuid), disk)
+
+    # Migration
+
+    def migrate(self, uuid: UUID, migration: Migration) -> None:
+        with self._asking(f"VM {uuid}"):
+            domain = self._domain(uuid)
+            try:
+                libvirt_migration.migrate(domain, migration)
+            except libvirt.libvirtError as exc:
+                raise libvirt_errors.migrating(exc, self._uri.label, f"VM {domain.name()}") from exc
+
+    def migration(self, uuid: UUID) -> MigrationProgress | None:
+        with self._asking(f"VM {uuid}"):
+            return libvirt_migration.progress(self._connection, uuid)
+
+    def abort_migration(self, uuid: UUID) -> None:
+        with self._asking(f"VM {uuid}"):
+            if libvirt_migration.progress(self._connection, uuid) is not None:
+                self._domain(uuid).abortJob()
+
+    def migration_outcome(self, uuid: UUID) -> MigrationOutcome | None:
+        with self._asking(f"VM {uuid}"):
+            return libvirt_migration.outcome(self._domain(uuid))
+
+    def start_probe(self, uuid: UUID) -> None:
+        with self._asking("a probe of migration"):
+            libvirt_migration.start_probe(self._connection, uuid)
+
+    def end_probe(self, uuid: UUID) -> None:
+        with self._asking("a probe of migration"):
+            libvirt_migration.end_probe(self._connection, uuid)
+
+    def machine_is_known(self, *, architecture: str, machine: str, domain_type: str) -> bool:
+        with self._asking("the host's abilities"):
+            return libvirt_migration.machine_is_known(self._connection, architecture, machine, domain_type)
+
+    def undefine(self, uuid: UUID) -> None:
+        with self._asking(f"VM {uuid}"):
+            libvirt_migration.undefine(self._connection, uuid)
 
     # Files
 

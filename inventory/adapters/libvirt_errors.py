@@ -59,6 +59,37 @@ _CONNECT_CAUSES: Final = (
     ("authentication", "authentication_failed", "check the certificates or keys that the URI names"),
 )
 
+# What a failed migration says (libvirt 9.0, QEMU 7.2) -> code, what to do. First match wins.
+_MIGRATION_CAUSES: Final = (
+    (
+        "Unable to access credentials",
+        "migration_tls_unavailable",
+        "give both hosts certificates for migration: migrate_tls_x509_cert_dir in qemu.conf",
+    ),
+    (
+        "known issuer",
+        "migration_tls_untrusted",
+        "the hosts' migration certificates come from different CAs: issue both from one",
+    ),
+    (
+        "does not match the hostname",
+        "migration_tls_name",
+        "the target's migration certificate lacks the name or address under which it takes migrations (migration_host)",
+    ),
+    ("canceled by client", "migration_cancelled", ""),
+    ("Failed to connect to remote libvirt URI", "target_unreachable", "check the target's migration URI and its TLS"),
+    ("unable to connect to server", "target_unreachable", "check the target's migration address and its firewall"),
+    ("Connection refused", "target_unreachable", "check the target's migration address and its firewall"),
+    ("No route to host", "target_unreachable", "check the target's migration address and its firewall"),
+    ("Unable to find an unused port", "migration_ports", "wait for other migrations, or widen migration_port_min/max"),
+    ("active block job", "block_job_active", "wait until the job on its disk has ended"),
+    ("guest CPU doesn't match", "cpu_incompatible", "choose a host with a processor that has these features"),
+    ("incompatible with host CPU", "cpu_incompatible", "choose a host with a processor that has these features"),
+    ("same host", "migration_same_host", "give each host an identity of its own (host_uuid in libvirtd.conf)"),
+    ("not secured", "migration_tls_unavailable", "give both hosts certificates for migration"),
+    ("TLS", "migration_tls_unavailable", "check the migration certificates of both hosts"),
+)
+
 _LOST: Final = frozenset({libvirt.VIR_ERR_RPC, libvirt.VIR_ERR_NO_CONNECT, libvirt.VIR_ERR_INVALID_CONN})
 _LOST_TEXTS: Final = (
     "client socket is closed",
@@ -130,3 +161,15 @@ def operating(error: libvirt.libvirtError, label: str, what: str) -> HypervisorE
     if code == libvirt.VIR_ERR_OPERATION_INVALID:
         return OperationRefused("wrong_state", f"{what}: {text_of(error)}")
     return OperationRefused("host_refused", f"{what}: {text_of(error)}")
+
+
+def migrating(error: libvirt.libvirtError, label: str, what: str) -> HypervisorError:
+    """Why a migration away from host `label` failed."""
+    text = error.get_error_message() or ""
+    for sign, code, hint in _MIGRATION_CAUSES:
+        if sign in text:
+            return OperationRefused(code, f"{what}: {text_of(error)}", hint=hint)
+    told = operating(error, label, what)
+    if told.code == "host_refused":
+        return OperationRefused("migration_failed", told.message, hint="look at the logs of both hosts' libvirt")
+    return told

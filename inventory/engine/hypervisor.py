@@ -189,6 +189,38 @@ class HostImage:
     key: ImageKey | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """How a domain goes to another host, from daemon to daemon, so that no client has to stay for it.
+
+    `destination`: the URI by which the source's libvirt reaches the other one. `edit` changes the live and the inactive
+    XML alike, for other paths there. Of `copied_disks` the content is copied into files that are there already.
+    """
+
+    destination: str
+    uses_tls: bool
+    edit: Callable[[str], str] | None = None
+    copied_disks: tuple[str, ...] = ()
+    is_transient: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationProgress:
+    """Bytes of memory and disks so far; `total` 0 in the beginning."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationOutcome:
+    """What the last migration of a domain took, as its new host tells."""
+
+    milliseconds: int
+    downtime_milliseconds: int
+    sent_bytes: int
+
+
 class Change(StrEnum):
     """What an event of the host is about. IDLE: nothing happened for a while; lets the reader look at its clock."""
 
@@ -277,6 +309,44 @@ class Hypervisor(Protocol):
 
     def abort_block_copy(self, uuid: UUID, disk: str) -> None:
         """Ends the copy, the guest stays on its source; no copy there is no error."""
+        ...
+
+    def migrate(self, uuid: UUID, migration: Migration) -> None:
+        """Moves a running domain to another host; returns when it runs there and nowhere else.
+
+        It goes on without the caller. OperationRefused leaves it running here; its codes: migration_tls_unavailable
+        (no certificates), migration_tls_untrusted (another CA), migration_tls_name, target_unreachable,
+        migration_cancelled, cpu_incompatible, block_job_active, migration_ports, migration_failed.
+        """
+        ...
+
+    def migration(self, uuid: UUID) -> MigrationProgress | None:
+        """Of a domain that is on its way to another host just now; None where it is not, or is not here."""
+        ...
+
+    def abort_migration(self, uuid: UUID) -> None:
+        """Ends a migration, the domain stays; none there is no error."""
+        ...
+
+    def migration_outcome(self, uuid: UUID) -> MigrationOutcome | None:
+        """Asked of the new host; None where it tells nothing."""
+        ...
+
+    def start_probe(self, uuid: UUID) -> None:
+        """A transient, paused domain without any device, which only serves to be migrated. No list shows it; `end_probe`
+        removes it from whichever host it is on."""
+        ...
+
+    def end_probe(self, uuid: UUID) -> None:
+        """None there is no error."""
+        ...
+
+    def machine_is_known(self, *, architecture: str, machine: str, domain_type: str) -> bool:
+        """Whether the host can run such a machine at all. NOT asked: its processor's features."""
+        ...
+
+    def undefine(self, uuid: UUID) -> None:
+        """Forgets a powered-off domain, keeps all its files; none there is no error."""
         ...
 
     def read_file(self, path: str, *, offset: int, length: int) -> bytes:

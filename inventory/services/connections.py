@@ -18,6 +18,8 @@ from inventory.engine.hypervisor import (
     HypervisorError,
     ImageKey,
     LuksTarget,
+    Migration,
+    MigrationOutcome,
     OperationRefused,
     SecretMissing,
     VmFacts,
@@ -36,11 +38,14 @@ __all__ = [
     "HypervisorError",
     "ImageKey",
     "LuksTarget",
+    "Migration",
+    "MigrationOutcome",
     "OperationRefused",
     "SecretMissing",
     "VmFacts",
     "WrongKey",
     "check_uri",
+    "migration_uri",
     "open_host",
     "reaches_files",
     "state_folder",
@@ -98,6 +103,15 @@ def check_migration_uri(text: str) -> uri.HostUri:
         return uri.parse_migration(text)
     except BadUri as exc:
         raise Invalid(exc.code, exc.message, hint=exc.hint) from exc
+
+
+def migration_uri(host: Host) -> str:
+    """How other hosts reach this one; "" where its own URI names no server and it has no other."""
+    text = host.migration_uri or host.uri
+    try:
+        return uri.parse_migration(text).text
+    except BadUri:
+        return ""
 
 
 def reaches_files(host: Host) -> bool:

@@ -27,6 +27,7 @@ from inventory.engine.domain_edit import (
     set_nvram,
     set_tpm_secret,
 )
+from inventory.engine.domain_move import NewPlace, Traits, moved, traits
 from inventory.engine.domain_portable import check_portable, portable
 from inventory.engine.domain_xml import BadDefinition, loader_path, names_path, read_facts
 from inventory.engine.hypervisor import Power, VmFacts
@@ -34,13 +35,16 @@ from inventory.engine.hypervisor import Power, VmFacts
 __all__ = [
     "BadDefinition",
     "FileRole",
+    "NewPlace",
     "OwnFile",
+    "Traits",
     "add_disk",
     "boot_files",
     "check_portable",
     "checked_name",
     "loader_path",
     "metadata",
+    "moved",
     "names_path",
     "next_start",
     "nvram_template",
@@ -54,6 +58,7 @@ __all__ = [
     "set_metadata",
     "set_nvram",
     "set_tpm_secret",
+    "traits",
     "with_files",
     "with_logs",
     "with_new_identity",
