@@ -8,7 +8,16 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from typing_extensions import override
 
-from encryption.models import Key, KmsCluster, KmsServer, StoragePolicy, VmSecurity, WrappedSecret
+from encryption.models import (
+    Key,
+    KmsCluster,
+    KmsServer,
+    MigrationProbe,
+    StoragePolicy,
+    VmMigration,
+    VmSecurity,
+    WrappedSecret,
+)
 from inventory.admin import LookOnly, LookOnlyLines
 
 
@@ -98,3 +107,20 @@ class WrappedSecretAdmin(LookOnly):
     @override
     def get_queryset(self, request: HttpRequest) -> QuerySet[WrappedSecret]:
         return super().get_queryset(request).defer("wrapped")
+
+
+@admin.register(VmMigration)
+class VmMigrationAdmin(LookOnly):
+    list_display = ["virtual_machine", "encrypted"]
+    list_filter = ["encrypted"]
+    search_fields = ["virtual_machine__name"]
+    list_select_related = ["virtual_machine"]
+    fields = ["virtual_machine", "encrypted"]
+
+
+@admin.register(MigrationProbe)
+class MigrationProbeAdmin(LookOnly):
+    list_display = ["source", "target", "is_ready", "code", "checked_at"]
+    list_filter = ["is_ready"]
+    list_select_related = ["source", "target"]
+    fields = ["source", "target", "is_ready", "code", "reason", "remedy", "checked_at"]

@@ -272,6 +272,54 @@ class DiskPolicy(models.Model):
         return f"{self.policy} of {self.target}"
 
 
+class EncryptedVmotion(models.TextChoices):
+    """Whether a live migration goes under TLS; see engine/migration.py."""
+
+    DISABLED = "disabled", "Disabled"
+    OPPORTUNISTIC = "opportunistic", "Opportunistic"
+    REQUIRED = "required", "Required"
+
+
+class VmMigration(models.Model):
+    """What is wanted of a VM's migrations. A VM without a row is *opportunistic*; one that was encrypted is *required*,
+    and stays so after its decryption until somebody changes it (vSphere's rule)."""
+
+    virtual_machine = models.OneToOneField(VirtualMachine, on_delete=models.CASCADE, related_name="migration")
+    encrypted = models.CharField(
+        max_length=16,
+        choices=EncryptedVmotion,
+        default=EncryptedVmotion.OPPORTUNISTIC,
+        verbose_name="encrypted vMotion",
+    )
+
+    class Meta:
+        verbose_name = "VM migration"
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.get_encrypted_display()} for {self.virtual_machine}"
+
+
+class MigrationProbe(models.Model):
+    """Whether one host could migrate encrypted to another, when it was last tried with a domain made for that."""
+
+    source = models.ForeignKey(Host, on_delete=models.CASCADE, related_name="probes_from")
+    target = models.ForeignKey(Host, on_delete=models.CASCADE, related_name="probes_to")
+    is_ready = models.BooleanField()
+    code = models.CharField(max_length=64, blank=True, help_text="of the failure; empty while ready")
+    reason = models.CharField(max_length=500, blank=True)
+    remedy = models.CharField(max_length=500, blank=True)
+    checked_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["source__name", "target__name"]
+        constraints = [models.UniqueConstraint(fields=["source", "target"], name="one_probe_of_a_pair")]
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.source} to {self.target}"
+
+
 class Compliance(models.Model):
     """Whether a VM is what its policies say, as last observed: headers, flags and definition, not what we wrote."""
 

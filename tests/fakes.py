@@ -20,6 +20,9 @@ from inventory.engine.hypervisor import (
     HypervisorError,
     ListedFile,
     LuksTarget,
+    Migration,
+    MigrationOutcome,
+    MigrationProgress,
     OperationRefused,
     Power,
     TpmFacts,
@@ -62,6 +65,11 @@ class FakeHypervisor:
         self.events: list[HostChange] = []
         self.calls: list[str] = []
         self.failures: dict[str, HypervisorError] = {}
+        self.site: FakeSite | None = None
+        self.tls_failure: HypervisorError | None = None  # of every migration from here under TLS
+        self.migrations: list[Migration] = []
+        self.probes: set[UUID] = set()
+        self.unknown_machines: set[str] = set()
         self.is_reachable = True
 
     def add(self, *machines: VmFacts) -> None:
@@ -172,6 +180,55 @@ class FakeHypervisor:
         self._ask("abort_block_copy")
         self.copies.pop((uuid, disk), None)
 
+    def migrate(self, uuid: UUID, migration: Migration) -> None:
+        self._ask("migrate")
+        assert self.site is not None
+        target = self.site.hosts.get(migration.destination)
+        if target is None or not target.is_reachable:
+            raise OperationRefused("target_unreachable", f"VM {uuid}: Failed to connect to remote libvirt URI")
+        if migration.uses_tls and self.tls_failure is not None:
+            raise self.tls_failure
+        self.migrations.append(migration)
+        if uuid in self.probes:
+            self.probes.discard(uuid)
+            target.probes.add(uuid)
+            return
+        self._arrive(uuid, migration, target)
+
+    def _arrive(self, uuid: UUID, migration: Migration, target: "FakeHypervisor") -> None:
+        target.vms[uuid] = self.vms.pop(uuid)
+        if uuid in self.xml:
+            xml = self.xml.pop(uuid)
+            target.xml[uuid] = xml if migration.edit is None else migration.edit(xml)
+
+    def migration(self, uuid: UUID) -> MigrationProgress | None:
+        self._ask("migration")
+        return None
+
+    def abort_migration(self, uuid: UUID) -> None:
+        self._ask("abort_migration")
+
+    def migration_outcome(self, uuid: UUID) -> MigrationOutcome | None:
+        self._ask("migration_outcome")
+        return MigrationOutcome(1500, 60, 2**20)
+
+    def start_probe(self, uuid: UUID) -> None:
+        self._ask("start_probe")
+        self.probes.add(uuid)
+
+    def end_probe(self, uuid: UUID) -> None:
+        self._ask("end_probe")
+        self.probes.discard(uuid)
+
+    def machine_is_known(self, *, architecture: str, machine: str, domain_type: str) -> bool:
+        self._ask("machine_is_known")
+        return machine not in self.unknown_machines
+
+    def undefine(self, uuid: UUID) -> None:
+        self._ask("undefine")
+        self.vms.pop(uuid, None)
+        self.xml.pop(uuid, None)
+
     def read_file(self, path: str, *, offset: int, length: int) -> bytes:
         self._ask("read_file")
         data = self.files[path]
@@ -253,6 +310,7 @@ class FakeSite:
 
     def add(self, uri: str, host: FakeHypervisor | None = None) -> FakeHypervisor:
         self.hosts[uri] = host or FakeHypervisor()
+        self.hosts[uri].site = self
         return self.hosts[uri]
 
     @contextmanager

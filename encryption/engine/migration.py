@@ -216,7 +216,9 @@ def _of_target(vm: MovingVm, target: Target) -> Iterable[Finding]:
         )
     if target.has_uuid:
         yield Finding(
-            "uuid_taken", f"{target.name} has a VM with the UUID of {vm.name}", "remove that one, or choose another host"
+            "uuid_taken",
+            f"{target.name} has a VM with the UUID of {vm.name}",
+            "remove that one, or choose another host",
         )
     elif target.has_name:
         yield Finding("name_taken", f"there is a VM {vm.name} on {target.name} already", "rename one of the two")
@@ -323,7 +325,8 @@ def _steps(vm: MovingVm, target: Target, mode: Mode, copied: tuple[MovingFile, .
 def _warnings(vm: MovingVm, target: Target, mode: Mode, copied: tuple[MovingFile, ...]) -> Iterable[Finding]:
     if vm.is_running and mode is Mode.DISABLED:
         yield Finding(
-            "travels_in_clear", f"Memory of {vm.name}{' and its disks' if copied else ''} will cross the network in clear"
+            "travels_in_clear",
+            f"Memory of {vm.name}{' and its disks' if copied else ''} will cross the network in clear",
         )
     if vm.is_running and mode is Mode.OPPORTUNISTIC and target.tls is Tls.NOT_READY:
         yield Finding(
@@ -333,7 +336,9 @@ def _warnings(vm: MovingVm, target: Target, mode: Mode, copied: tuple[MovingFile
             "repair their certificates, or set Encrypted vMotion to Required",
         )
     if vm.is_running and mode is not Mode.DISABLED and target.tls is Tls.UNKNOWN:
-        yield Finding("tls_not_probed", f"Whether {vm.host} and {target.name} can do TLS is found out before anything moves")
+        yield Finding(
+            "tls_not_probed", f"Whether {vm.host} and {target.name} can do TLS is found out before anything moves"
+        )
     unknown = [file.part for file in vm.files if file.is_shared is None]
     if unknown and not target.datastore:
         yield Finding(

@@ -1,8 +1,9 @@
 """Key release: a VM's data keys reach a host only for the moment of its start, as private ephemeral libvirt secrets."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Final
 from uuid import UUID
 
 from django.db.models import QuerySet
@@ -16,8 +17,24 @@ from encryption.services.locks import Failure
 from encryption.services.parts import opens, secrets_of
 from inventory import events
 from inventory.errors import Conflict, ServiceError, Unavailable, Untrusted
-from inventory.models import Job, VirtualMachine
+from inventory.models import Host, Job, VirtualMachine
 from inventory.services.connections import Hypervisor, VmFacts
+
+# Asked before keys go to a host, with what for ("start", "migration"). Raises ServiceError to forbid it; what it
+# returns is told in the event of the release.
+KeyGate = Callable[[Host, str], Mapping[str, str | int | bool]]
+_GATES: Final[list[KeyGate]] = []
+
+
+def register_key_gate(gate: KeyGate) -> None:
+    """`gate` decides of every host that is to get keys; all gates must let them pass."""
+    _GATES.append(gate)
+
+
+def pass_gates(host: Host, *, purpose: str) -> list[str]:
+    """What the gates tell for the event, "name=value". Raises the first ServiceError of one. Worker side, before each
+    release."""
+    return [f"{name}={value}" for gate in _GATES for name, value in gate(host, purpose).items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +134,7 @@ def send_keys(vm: VirtualMachine, hypervisor: Hypervisor, job: Job) -> None:
     rows = [row for row in known if opens(facts, row)]
     if not rows:
         return
+    told = pass_gates(vm.host, purpose="start")
     found, failures = try_secrets(rows)
     if failures:
         locks.lock(vm, failures, actor=job.actor, job=job)
@@ -126,7 +144,7 @@ def send_keys(vm: VirtualMachine, hypervisor: Hypervisor, job: Job) -> None:
         put_secret(hypervisor, opened)
     events.record(
         "key.released", f"Keys of {vm} sent to {vm.host} for its start", target=vm, actor=job.actor, job=job,
-        host=vm.host.name, secrets=len(rows), key_ids=sorted({row.key.key_id for row in rows}),
+        host=vm.host.name, secrets=len(rows), key_ids=sorted({row.key.key_id for row in rows}), gate=told,
     )  # fmt: skip
 
 

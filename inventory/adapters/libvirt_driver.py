@@ -19,6 +19,7 @@ from inventory.adapters import (
     libvirt_files,
     libvirt_folders,
     libvirt_host,
+    libvirt_migration,
     libvirt_secrets,
 )
 from inventory.adapters.libvirt_aside import Aside

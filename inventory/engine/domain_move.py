@@ -100,4 +100,3 @@ def moved(xml: str, *, disks: Mapping[str, NewPlace], nvram: str, logs_folder: s
     if logs_folder:
         xml = with_logs(xml, lambda number: f"{logs_folder}/console{number or ''}.log")
     return xml
-

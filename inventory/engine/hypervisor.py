@@ -333,8 +333,8 @@ class Hypervisor(Protocol):
         ...
 
     def start_probe(self, uuid: UUID) -> None:
-        """A transient, paused domain without any device, which only serves to be migrated. No list shows it; `end_probe`
-        removes it from whichever host it is on."""
+        """A transient, paused domain without any device, which only serves to be migrated. No list shows it.
+        `end_probe` removes it, from whichever host it is on."""
         ...
 
     def end_probe(self, uuid: UUID) -> None:

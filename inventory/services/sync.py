@@ -36,6 +36,10 @@ log = logging.getLogger(__name__)
 ChangedHook = Callable[[Host], None]
 _CHANGED: Final[list[ChangedHook]] = []
 
+# VMs that a job of an app above is bringing to the host: it tells when they have arrived.
+ArrivingHook = Callable[[Host], Iterable[UUID]]
+_ARRIVING: Final[list[ArrivingHook]] = []
+
 # So many uuids are asked for by name; for more, all rows of other hosts are looked through.
 FEW = 500
 
@@ -44,6 +48,17 @@ def register_changed(hook: ChangedHook) -> None:
     """`hook` runs after rows of virtual machines of a host were written anew, in the same transaction: for what apps
     above conclude from facts. It must be as cheap for ten thousand VMs as for one."""
     _CHANGED.append(hook)
+
+
+def register_arriving(hook: ArrivingHook) -> None:
+    """`hook` names domains, by libvirt's UUID, of which the host is not believed yet that they are there: for a moment
+    of a migration both hosts have one."""
+    _ARRIVING.append(hook)
+
+
+def _without_arriving(host: Host, facts: list[VmFacts]) -> list[VmFacts]:
+    arriving = {uuid for hook in _ARRIVING for uuid in hook(host)} if facts else set()
+    return [fact for fact in facts if fact.uuid not in arriving] if arriving else facts
 
 
 def _tell(host: Host, plan: Plan) -> None:
@@ -71,6 +86,7 @@ def sync_host(host: Host, hypervisor: Hypervisor, *, actor: str = SYSTEM.usernam
     mine = VirtualMachine.objects.filter(host=host)
     known = dict(mine.exclude(definition_sha256="").values_list("uuid", "definition_sha256"))
     facts = list(hypervisor.virtual_machines(known_definitions=frozenset(known.values())))
+    facts = _without_arriving(host, facts)
     sync_datastores(host, hypervisor)
     facts, elsewhere = _settle_claims(host, facts, known.keys())
     with transaction.atomic():
@@ -106,6 +122,7 @@ def refresh_uuids(host: Host, hypervisor: Hypervisor, uuids: Iterable[UUID]) -> 
             facts.append(hypervisor.virtual_machine(uuid))
         except DomainMissing:
             log.debug("%s no longer has domain %s", host, uuid)
+    facts = _without_arriving(host, facts)
     mine = VirtualMachine.objects.filter(host=host, uuid__in=wanted)
     facts, elsewhere = _settle_claims(host, facts, set(mine.values_list("uuid", flat=True)))
     with transaction.atomic():
