@@ -15,11 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from encryption.adapters import image_files
-from encryption.adapters.image_files import ImageFileError
-
 MEMORY: Final = Path("/dev/shm")  # noqa: S108
 PREFIX: Final = "bartizan-vtpm-"
+_BLOCK: Final = 2**20
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +42,7 @@ def sweep() -> int:
     for place in MEMORY.glob(f"{PREFIX}*"):
         try:
             swept += _sweep(place)
-        except (ImageFileError, OSError) as exc:
+        except OSError as exc:
             logger.warning("vTPM state left by a killed worker cannot be destroyed: %s: %s", place, exc)
     if swept:
         logger.warning("vTPM state left by killed workers destroyed in %s: %d folders", MEMORY, swept)
@@ -95,9 +93,15 @@ def _destroy(place: Path) -> None:
         for name in files:
             path = os.path.join(folder, name)
             if stat.S_ISREG(os.lstat(path).st_mode):
-                image_files.destroy(path)
-            else:
-                os.unlink(path)
+                _overwrite(path)
+            os.unlink(path)
         for name in folders:
             os.rmdir(os.path.join(folder, name))
     place.rmdir()
+
+
+def _overwrite(path: str) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "wb", buffering=0) as file:
+        left = os.fstat(file.fileno()).st_size
+        while left > 0:
+            left -= file.write(bytes(min(left, _BLOCK)))
