@@ -10,6 +10,9 @@ from django.db import models
 from django.db.models import Q
 from typing_extensions import override
 
+from inventory.engine.abilities import HostAbilities
+from inventory.engine.platform import Platform
+
 
 class TargetKind(models.TextChoices):
     """What a job or an event is about."""
@@ -84,6 +87,8 @@ class Host(models.Model):
     memory_bytes = models.BigIntegerField(default=0)
     memory_free_bytes = models.BigIntegerField(default=0)
     is_encrypted_connection = models.BooleanField(default=False)
+    abilities = models.JSONField(default=dict, blank=True, help_text="see engine/abilities.py; empty: not known")
+    abilities_checked_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         ordering = ["name"]
@@ -91,6 +96,10 @@ class Host(models.Model):
     @override
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def known_abilities(self) -> HostAbilities:
+        return HostAbilities.from_row(self.abilities)
 
 
 class Datastore(models.Model):
@@ -150,6 +159,7 @@ class VirtualMachine(models.Model):
     snapshot_count = models.PositiveIntegerField(default=0)
     memory_snapshot_count = models.PositiveIntegerField(default=0, help_text="of those, with guest memory in them")
     dumps_core = models.BooleanField(default=True, help_text="guest memory is part of a core dump of QEMU")
+    platform = models.TextField(blank=True, help_text="see engine/platform.py; empty: not known")
     definition_sha256 = models.CharField(max_length=64, blank=True)
     first_seen_at = models.DateTimeField(auto_now_add=True)
     last_changed_at = models.DateTimeField(auto_now=True)
@@ -166,6 +176,14 @@ class VirtualMachine(models.Model):
     @property
     def is_running(self) -> bool:
         return self.power_state in {PowerState.ON, PowerState.PAUSED}
+
+    @property
+    def known_platform(self) -> Platform:
+        return Platform.from_text(self.platform)
+
+    @property
+    def has_vbs(self) -> bool:
+        return self.known_platform.has_vbs(has_secure_boot=self.has_secure_boot)
 
 
 class Disk(models.Model):

@@ -2,7 +2,7 @@
 
 from django.urls import path, register_converter
 
-from inventory.views import lists, objects, places, power, tree
+from inventory.views import hardware, lists, objects, places, power, tree
 from inventory.views.extensions import PAGE_KINDS
 
 
@@ -53,6 +53,8 @@ urlpatterns = [
     path("host/<uuid:host_id>/edit/", places.edit_host, name="edit-host"),
     path("host/<uuid:host_id>/refresh/", places.refresh_host, name="refresh-host"),
     path("host/<uuid:target_id>/remove/", places.remove, {"kind": "host"}, name="remove-host"),
+    path("host/<uuid:host_id>/configure/abilities/", hardware.abilities, name="host-abilities"),
+    path("vm/<uuid:vm_id>/windows-11/", hardware.windows_card, name="windows-card"),
     path("vm/<uuid:vm_id>/power/<verb:verb>/", power.change_power, name="power"),
     path("vm/<uuid:vm_id>/remove/", power.remove_vm, name="remove-vm"),
     path("vm/<uuid:vm_id>/saved-state/discard/", power.discard_saved_state, name="discard-saved-state"),

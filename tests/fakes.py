@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from uuid import UUID, uuid4
 
+from inventory.engine.abilities import HostAbilities
 from inventory.engine.hypervisor import (
     Change,
     CopyProgress,
@@ -71,6 +72,7 @@ class FakeHypervisor:
         self.probes: set[UUID] = set()
         self.unknown_machines: set[str] = set()
         self.is_reachable = True
+        self.can = HostAbilities()
 
     def add(self, *machines: VmFacts) -> None:
         for facts in machines:
@@ -95,6 +97,10 @@ class FakeHypervisor:
             libvirt_version="9.0.0", cpu_model="Fake-1", cpu_count=4, memory_bytes=8 * GIB, memory_free_bytes=4 * GIB,
             is_encrypted_connection=True,
         )  # fmt: skip
+
+    def abilities(self) -> HostAbilities:
+        self._ask("abilities")
+        return self.can
 
     def datastores(self) -> tuple[DatastoreFacts, ...]:
         self._ask("datastores")

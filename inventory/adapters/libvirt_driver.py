@@ -24,6 +24,7 @@ from inventory.adapters import (
 )
 from inventory.adapters.libvirt_aside import Aside
 from inventory.engine import console_text, domain_xml
+from inventory.engine.abilities import HostAbilities
 from inventory.engine.hypervisor import (
     CopyProgress,
     DatastoreFacts,
@@ -95,6 +96,10 @@ class LibvirtHost:
     def facts(self) -> HostFacts:
         with self._asking("host facts"):
             return libvirt_host.facts(self._connection, self._uri)
+
+    def abilities(self) -> HostAbilities:
+        with self._asking("what the host can give"):
+            return libvirt_host.abilities(self._connection, self._uri)
 
     def datastores(self) -> tuple[DatastoreFacts, ...]:
         with self._asking("datastores"):

@@ -1,13 +1,18 @@
-"""A host itself: its facts and its storage pools."""
+"""A host itself: its facts, what it can give to VMs, its storage pools."""
 
+import logging
 from uuid import UUID
 
 import libvirt
 from lxml import etree
 
-from inventory.adapters import libvirt_files
+from inventory.adapters import libvirt_errors, libvirt_files
+from inventory.engine import abilities as abilities_of
+from inventory.engine.abilities import HostAbilities, Probe
 from inventory.engine.hypervisor import DatastoreFacts, HostFacts
 from inventory.engine.uri import HostUri, Transport
+
+log = logging.getLogger(__name__)
 
 
 def facts(connection: libvirt.virConnect, uri: HostUri) -> HostFacts:
@@ -28,6 +33,36 @@ def facts(connection: libvirt.virConnect, uri: HostUri) -> HostFacts:
         memory_free_bytes=free,
         is_encrypted_connection=uri.is_encrypted or connection.isEncrypted() == 1,
     )
+
+
+def abilities(connection: libvirt.virConnect, uri: HostUri) -> HostAbilities:
+    """Some milliseconds; where libvirt has to look at its QEMU anew, some seconds."""
+    if uri.transport is Transport.TEST:
+        return HostAbilities()
+    capabilities = connection.getCapabilities()
+    kind = abilities_of.virtualization(capabilities)
+    if not kind:
+        return HostAbilities()
+    try:
+        domain = connection.getDomainCapabilities(None, "x86_64", "q35", kind, 0)
+    except libvirt.libvirtError as exc:
+        if libvirt_errors.is_lost(exc):
+            raise
+        log.warning("host %s: no domain capabilities: %s", uri.label, libvirt_errors.text_of(exc))
+        return HostAbilities()
+    answers = {probe: _answer(connection, abilities_of.probe_xml(probe, kind)) for probe in Probe}
+    return abilities_of.read(capabilities, domain, answers)
+
+
+def _answer(connection: libvirt.virConnect, xml: str) -> str | None:
+    try:
+        command_line: str = connection.domainXMLToNative("qemu-argv", xml, 0)
+    except libvirt.libvirtError as exc:
+        if libvirt_errors.is_lost(exc):
+            raise
+        log.debug("probe refused: %s", libvirt_errors.text_of(exc))
+        return None
+    return command_line
 
 
 def datastores(connection: libvirt.virConnect) -> tuple[DatastoreFacts, ...]:

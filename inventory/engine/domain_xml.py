@@ -10,6 +10,7 @@ from uuid import UUID
 
 from lxml import etree
 
+from inventory.engine import platform
 from inventory.engine.hypervisor import DiskFacts, HypervisorError, Power, TpmFacts, VmFacts
 
 MAX_BYTES: Final = 4 * 1024 * 1024
@@ -81,6 +82,7 @@ def read_facts(inactive: str, *, live: str | None, power: Power, is_persistent: 
         disks=disks,
         definition_sha256=digest,
         dumps_core=_dumps_core(root),
+        platform=platform.read(root),
     )
 
 

@@ -11,6 +11,9 @@ from enum import StrEnum
 from typing import Protocol
 from uuid import UUID
 
+from inventory.engine.abilities import HostAbilities
+from inventory.engine.platform import Platform
+
 
 class HypervisorError(Exception):
     """Base. `host` is the host's name or URI without any credential; texts hold no key material."""
@@ -130,6 +133,7 @@ class VmFacts:
     snapshot_count: int = 0
     memory_snapshot_count: int = 0
     is_down_by_failure: bool = False
+    platform: Platform = field(default_factory=Platform)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +244,10 @@ class Hypervisor(Protocol):
     """One open connection to one host. Not shared between threads. Every method may raise HypervisorError."""
 
     def facts(self) -> HostFacts: ...
+
+    def abilities(self) -> HostAbilities:
+        """What virtual hardware it can give; not known on hosts that cannot be asked (libvirt's simulated ones)."""
+        ...
 
     def datastores(self) -> tuple[DatastoreFacts, ...]: ...
 

@@ -11,6 +11,7 @@ from typing import Final
 from uuid import UUID
 
 from inventory.engine.hypervisor import DiskFacts, Power, VmFacts
+from inventory.engine.platform import Platform
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class VmRecord:
     snapshot_count: int
     memory_snapshot_count: int
     dumps_core: bool
+    platform: str
     definition_sha256: str
     disks: tuple[DiskRecord, ...]
 
@@ -105,6 +107,7 @@ SECURITY_FIELDS: Final = frozenset(
         "has_managed_save",
         "memory_snapshot_count",
         "dumps_core",
+        "vbs",
     }
 )
 _TOLD: Final = (
@@ -187,6 +190,7 @@ def record_of(fact: VmFacts) -> VmRecord:
         snapshot_count=fact.snapshot_count,
         memory_snapshot_count=fact.memory_snapshot_count,
         dumps_core=fact.dumps_core,
+        platform=fact.platform.as_text(),
         definition_sha256=fact.definition_sha256,
         disks=tuple(sorted((_disk_record(disk) for disk in fact.disks), key=lambda disk: disk.target)),
     )
@@ -253,9 +257,15 @@ def _told(before: VmRecord, after: VmRecord) -> tuple[str, ...]:
         for target in old.keys() | new.keys()
     ):
         fields.append("disk_encryption")
+    if before.platform and before.platform != after.platform and _has_vbs(before) != _has_vbs(after):
+        fields.append("vbs")
     if not fields and before.definition_sha256 != after.definition_sha256:
         fields.append("definition")
     return tuple(fields)
+
+
+def _has_vbs(record: VmRecord) -> bool:
+    return Platform.from_text(record.platform).has_vbs(has_secure_boot=record.has_secure_boot)
 
 
 def _identity(disk: DiskRecord) -> tuple[str, str, str, str, str, bool]:

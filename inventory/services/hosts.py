@@ -4,6 +4,7 @@ from typing import Final
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
+from django.utils import timezone
 
 from inventory import alarms, events, jobs
 from inventory.authorize import SYSTEM, Actor, authorize
@@ -151,6 +152,7 @@ def connected(
     facts = hypervisor.facts()
     _refuse_twice(host, facts)
     values = {name: getattr(facts, name) for name in facts.__dataclass_fields__}
+    values |= {"abilities": hypervisor.abilities().as_row(), "abilities_checked_at": timezone.now()}
     with transaction.atomic():
         # The URI belongs to the condition: a host that has been edited meanwhile is somebody else's to report on.
         mine = Host.objects.filter(pk=host.pk, uri=host.uri)
