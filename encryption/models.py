@@ -159,21 +159,40 @@ class Key(models.Model):
         return min((at for row in self.virtual_machines.all() if (at := row.key_due_at) is not None), default=None)
 
 
+class ChosenPolicies(models.Manager["StoragePolicy"]):
+    """Those that somebody can choose."""
+
+    @override
+    def get_queryset(self) -> models.QuerySet["StoragePolicy"]:
+        return super().get_queryset().filter(is_for_vtpm=False)
+
+
 class StoragePolicy(models.Model):
-    """What a VM's home or a disk must be."""
+    """What a VM's home or a disk must be.
+
+    `is_for_vtpm`: one row that nobody chooses and no list shows. It stands for a home that is encrypted because of the
+    vTPM alone.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     name = models.CharField(max_length=80, unique=True)
     description = models.CharField(max_length=300, blank=True)
     encrypts = models.BooleanField(default=True)
     is_builtin = models.BooleanField(default=False)
+    is_for_vtpm = models.BooleanField(default=False, editable=False)
     max_key_age_days = models.PositiveIntegerField(
         null=True, blank=True, help_text="VMs whose KEK is older get a new one by themselves; empty: never"
     )
 
+    objects = ChosenPolicies()
+    every = models.Manager["StoragePolicy"]()
+
     class Meta:
         ordering = ["-encrypts", "name"]
         verbose_name_plural = "storage policies"
+        constraints = [
+            models.UniqueConstraint(fields=["is_for_vtpm"], condition=Q(is_for_vtpm=True), name="one_policy_for_vtpms")
+        ]
 
     @override
     def __str__(self) -> str:

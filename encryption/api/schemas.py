@@ -27,7 +27,7 @@ from encryption.models import (
 )
 from encryption.services import certificates
 from encryption.services.certificates import CertificateFacts
-from encryption.services.options import Plan, VmOptions, Wish
+from encryption.services.options import Plan, VmOptions, Vmotion, Wish
 from encryption.services.storage_policies import PolicyUse, VmUse
 from inventory.api.frame import Input, PageOut
 from inventory.api.schemas import Name, Ref
@@ -535,7 +535,8 @@ class VmOptionsOut(Schema):
 class WishIn(Input):
     """What is wanted: the policy of the home, the policy of each disk by its target, where a new key comes from.
 
-    A disk that is left out is not encrypted. `key_provider_id` left out: the default one.
+    A disk that is left out is not encrypted. `key_provider_id` left out: the default one. `vtpm`, `secure_boot`, `vbs`,
+    `encrypted_vmotion` left out or null: as it is. A vTPM that is wanted encrypts the home, whatever policy is named.
     """
 
     policy_id: UUID
@@ -543,9 +544,21 @@ class WishIn(Input):
         default_factory=dict, examples=[{"vda": "6f6c1a5e-0a55-4f5f-9f0d-0e3f7d5a9a11"}]
     )
     key_provider_id: UUID | None = None
+    vtpm: bool | None = None
+    secure_boot: bool | None = None
+    vbs: bool | None = None
+    encrypted_vmotion: Literal["disabled", "opportunistic", "required"] | None = None
 
     def wish(self) -> Wish:
-        return Wish(self.policy_id, self.disks, self.key_provider_id)
+        return Wish(
+            self.policy_id,
+            self.disks,
+            self.key_provider_id,
+            vtpm=self.vtpm,
+            secure_boot=self.secure_boot,
+            vbs=self.vbs,
+            encrypted_vmotion=Vmotion(self.encrypted_vmotion) if self.encrypted_vmotion else None,
+        )
 
 
 class RecryptPlanIn(Input):
@@ -579,6 +592,7 @@ class StepOut(Schema):
     how: str
     text: str
     size: int
+    undo: str
 
 
 class FindingOut(Schema):
@@ -599,7 +613,14 @@ class PlanOut(Schema):
     def of(cls, plan: Plan) -> Self:
         return cls(
             steps=[
-                StepOut(kind=step.kind.value, target=step.target, how=step.how.value, text=step.text, size=step.size)
+                StepOut(
+                    kind=step.kind.value,
+                    target=step.target,
+                    how=step.how.value,
+                    text=step.text,
+                    size=step.size,
+                    undo=step.undo,
+                )
                 for step in plan.steps
             ],
             warnings=[FindingOut(code=one.code, text=one.text, hint=one.hint) for one in plan.warnings],

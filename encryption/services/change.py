@@ -6,7 +6,7 @@ the rows and from what libvirt reports, never from memory.
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Final
@@ -42,7 +42,11 @@ _OF_PARTS: Final = [stage for stage in Stage if stage != Stage.DETACHED]
 
 @dataclass(slots=True)
 class Change:
-    """One run of one job on one VM."""
+    """One run of one job on one VM.
+
+    `edits` are applied to the definition in the one switch, in their order: what a change of virtual hardware adds to
+    the exchange of parts. Each must be able to run on a definition that it has edited before.
+    """
 
     job: Job
     progress: Progress
@@ -50,6 +54,7 @@ class Change:
     wish: Wish
     hypervisor: Hypervisor
     facts: VmFacts
+    edits: list[Callable[[str], str]] = field(default_factory=list)
 
     def rows(self, *stages: Stage) -> list[WrappedSecret]:
         return list(
@@ -354,6 +359,8 @@ def switch_definition(change: Change) -> None:
     element = _metadata(change, without=[row for row in ready if row.stage == Stage.DECRYPTING])
 
     def edit(xml: str) -> str:
+        for change_hardware in change.edits:
+            xml = change_hardware(xml)
         for row in ready:
             xml = _switch(xml, row)
         xml = set_metadata(xml, vm_metadata.NAMESPACE, element)

@@ -7,6 +7,9 @@ Order of writes, so that a kill at any point loses nothing:
 3. the definition is switched, for a powered-off VM in one piece, for a running one disk by disk at the pivot;
 4. only then the originals are overwritten and deleted, and the rows of restored parts go.
 
+Virtual hardware (vTPM, Secure Boot, VBS) is changed in the same switch: its modules put their edits of the definition
+into `Change.edits` before 3, and destroy what is no longer needed after 4.
+
 A job that runs again looks at the rows' stages and the host (`change.settle`), plans anew, and does what is left.
 """
 

@@ -13,8 +13,9 @@ from django.db import transaction
 from django.db.models import Q
 
 from encryption.engine import options
-from encryption.engine.options import Assignment, CurrentDisk, CurrentVm, DesiredVm
-from encryption.engine.options import Plan as Plan  # the shape that delivery code shows
+from encryption.engine.options import Assignment, CurrentDisk, CurrentVm, DesiredVm, HostAbilities, VmHardware
+from encryption.engine.options import Plan as Plan  # the shapes that delivery code shows
+from encryption.engine.options import Vmotion as Vmotion
 from encryption.models import (
     Compliance,
     DiskPolicy,
@@ -39,27 +40,43 @@ DECRYPT: Final = "encryption.decrypt_vm"
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What the panel's form says: the home's policy, each disk's policy by its target, where the key comes from.
+    """What the panel's form says: the home's policy, each disk's policy by its target, where the key comes from; then
+    vTPM, Secure Boot, VBS and Encrypted vMotion, None: as it is.
 
-    A disk that is left out is not encrypted.
+    A disk that is left out is not encrypted. A vTPM that is wanted encrypts the home, whatever policy is named:
+    see `policy_of`.
     """
 
     policy_id: UUID
     disks: Mapping[str, UUID]
     kms_cluster_id: UUID | None = None
+    vtpm: bool | None = None
+    secure_boot: bool | None = None
+    vbs: bool | None = None
+    encrypted_vmotion: Vmotion | None = None
 
     def as_params(self) -> dict[str, Any]:
+        hardware = {"vtpm": self.vtpm, "secure_boot": self.secure_boot, "vbs": self.vbs}
         return {
             "policy": str(self.policy_id),
             "disks": {target: str(policy) for target, policy in sorted(self.disks.items())},
             "kms_cluster": str(self.kms_cluster_id) if self.kms_cluster_id else None,
+            **{name: value for name, value in hardware.items() if value is not None},
+            **({"encrypted_vmotion": self.encrypted_vmotion.value} if self.encrypted_vmotion else {}),
         }
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> Self:
-        kms = params["kms_cluster"]
-        disks = {target: UUID(policy) for target, policy in params["disks"].items()}
-        return cls(UUID(params["policy"]), disks, UUID(kms) if kms else None)
+        kms, vmotion = params["kms_cluster"], params.get("encrypted_vmotion")
+        return cls(
+            policy_id=UUID(params["policy"]),
+            disks={target: UUID(policy) for target, policy in params["disks"].items()},
+            kms_cluster_id=UUID(kms) if kms else None,
+            vtpm=params.get("vtpm"),
+            secure_boot=params.get("secure_boot"),
+            vbs=params.get("vbs"),
+            encrypted_vmotion=Vmotion(vmotion) if vmotion else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +103,8 @@ class VmOptions:
     @property
     def home_policies(self) -> tuple[StoragePolicy, ...]:
         """What a home may have: see `home_policy`."""
-        return tuple(policy for policy in self.policies if policy.encrypts or policy.is_builtin)
+        found = tuple(policy for policy in self.policies if policy.encrypts or policy.is_builtin)
+        return (self.policy, *found) if self.policy.is_for_vtpm else found
 
     def policy_of_disk(self, disk: Disk) -> StoragePolicy:
         """The one last applied; for a disk that has none, what fits its present state."""
@@ -94,7 +112,7 @@ class VmOptions:
             return self.disk_policies[disk.target]
         if not disk.is_encrypted:
             return self.plain_policy
-        return self.policy if self.policy.encrypts else next(one for one in self.policies if one.encrypts)
+        return next(one for one in (self.policy, *self.policies) if one.encrypts and not one.is_for_vtpm)
 
     @property
     def disks_with_policies(self) -> tuple[tuple[Disk, StoragePolicy], ...]:
@@ -142,6 +160,11 @@ def plan_from_wish(vm: VirtualMachine, wish: Wish) -> Plan:
         has_key_provider=_kms_cluster(vm, wish) is not None,
         assignments=tuple(_assignments(vm, policy, disks, current)) if policy.encrypts else (),
         known_disks=frozenset(disks),
+        home_is_for_vtpm=policy.is_for_vtpm,
+        vtpm=wish.vtpm,
+        secure_boot=wish.secure_boot,
+        vbs=wish.vbs,
+        encrypted_vmotion=wish.encrypted_vmotion,
     )
     return options.plan(current, desired)
 
@@ -220,7 +243,26 @@ def observe(vm: VirtualMachine) -> CurrentVm:
         has_managed_save=vm.has_managed_save,
         snapshot_count=vm.snapshot_count,
         memory_snapshot_count=vm.memory_snapshot_count,
+        firmware=vm.firmware,
+        has_secure_boot=vm.has_secure_boot,
+        hardware=_hardware(vm),
+        host=_abilities(vm),
+        encrypted_vmotion=_vmotion(vm),
     )
+
+
+def _hardware(vm: VirtualMachine) -> VmHardware:
+    return VmHardware(is_q35="q35" in vm.machine if vm.machine else None)
+
+
+def _abilities(vm: VirtualMachine) -> HostAbilities:
+    return HostAbilities()
+
+
+def _vmotion(vm: VirtualMachine) -> Vmotion:
+    if VmSecurity.objects.filter(virtual_machine=vm, key__isnull=False).exists():
+        return Vmotion.REQUIRED
+    return Vmotion.OPPORTUNISTIC
 
 
 def _leftover(vm: VirtualMachine, disks: list[Disk], row: WrappedSecret) -> str:
@@ -279,8 +321,14 @@ def _kms_cluster(vm: VirtualMachine, wish: Wish) -> KmsCluster | None:
 
 
 def policy_of(wish: Wish) -> StoragePolicy:
-    """The home's."""
-    return _policy(StoragePolicy.objects.in_bulk([wish.policy_id]), wish.policy_id)
+    """The home's, after the change. A vTPM encrypts it where the named policy does not; without that vTPM nothing asks
+    for it any more."""
+    named = _policy(StoragePolicy.every.in_bulk([wish.policy_id]), wish.policy_id)
+    if wish.vtpm is True and not named.encrypts and named.is_builtin:
+        return StoragePolicy.every.get(is_for_vtpm=True)
+    if wish.vtpm is False and named.is_for_vtpm:
+        return plain_policy()
+    return named
 
 
 def home_policy(wish: Wish) -> StoragePolicy:

@@ -210,7 +210,7 @@ def _fill(policy: StoragePolicy, name: str, description: str, max_key_age_days: 
         )
     if max_key_age_days is not None and not policy.encrypts:
         raise Invalid("max_key_age_invalid", "a policy that does not encrypt has no keys", hint="leave the age empty")
-    if StoragePolicy.objects.filter(name__iexact=policy.name).exclude(pk=policy.pk).exists():
+    if StoragePolicy.every.filter(name__iexact=policy.name).exclude(pk=policy.pk).exists():
         raise Conflict("name_taken", f"there is a storage policy {policy.name} already", hint="choose another name")
     policy.max_key_age_days = max_key_age_days
 
