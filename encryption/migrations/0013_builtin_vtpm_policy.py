@@ -22,6 +22,6 @@ def remove(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("encryption", "0011_policy_of_vtpm_homes")]
+    dependencies = [("encryption", "0012_policy_of_vtpm_homes")]
 
     operations = [migrations.RunPython(add, remove)]

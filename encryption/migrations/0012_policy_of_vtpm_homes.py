@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('encryption', '0010_detached_disks'),
+        ('encryption', '0011_encrypted_vmotion'),
     ]
 
     operations = [
