@@ -29,6 +29,7 @@ from inventory.engine.domain_edit import (
 )
 from inventory.engine.domain_move import NewPlace, Traits, moved, traits
 from inventory.engine.domain_portable import check_portable, portable
+from inventory.engine.domain_vbs import set_secure_boot, set_vbs, unset_vbs
 from inventory.engine.domain_xml import BadDefinition, loader_path, names_path, read_facts
 from inventory.engine.hypervisor import Power, VmFacts
 
@@ -57,8 +58,11 @@ __all__ = [
     "set_dump_core",
     "set_metadata",
     "set_nvram",
+    "set_secure_boot",
     "set_tpm_secret",
+    "set_vbs",
     "traits",
+    "unset_vbs",
     "with_files",
     "with_logs",
     "with_new_identity",
