@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('encryption', '0012_builtin_vtpm_policy'),
+        ('encryption', '0010_detached_disks'),
         ('inventory', '0004_storage_policy_targets'),
     ]
 
