@@ -248,6 +248,7 @@ class TestVmOptions:
         self, admin: Caller, vm: VirtualMachine, wish: dict[str, object]
     ) -> None:
         path = f"/virtual-machines/{vm.pk}/options"
+        VirtualMachine.objects.filter(pk=vm.pk).update(is_persistent=False)
         refusals = admin.post(f"{path}/plan", wish).body["refusals"]
         answer = admin.post(path, wish)
         assert (answer.status, answer.code) == (409, refusals[0]["code"])
