@@ -1,7 +1,8 @@
 """Fixtures for every test: people, an inventory, and a site of fake hosts."""
 
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 from django.contrib.auth.models import User
@@ -10,6 +11,26 @@ from django.core.cache import cache
 from inventory.models import Cluster, Datacenter, Host
 from inventory.services import connections
 from tests.fakes import FakeHypervisor, FakeSite
+
+
+TESTS: Final = Path(__file__).parent
+TOGETHER: Final = ("e2e", "lab", "browser")
+"""Folders whose tests share one costly thing (an installation, a lab, a browser): each runs in one process."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For runs in several processes (pytest-xdist, --dist loadgroup): what shares its fixtures stays together, and the
+    longest begins first, so that nobody waits for it at the end."""
+    for item in items:
+        folder = item.path.relative_to(TESTS).parts[0]
+        name = folder if folder in TOGETHER else str(item.path.relative_to(TESTS))
+        item.add_marker(pytest.mark.xdist_group(name))
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    folder = item.path.relative_to(TESTS).parts[0]
+    return TOGETHER.index(folder) if folder in TOGETHER else len(TOGETHER)
 
 
 @pytest.fixture(autouse=True)

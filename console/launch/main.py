@@ -16,6 +16,8 @@ from console.launch.steps import LaunchError, Steps
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = ("console", "inventory", "encryption", "attestation", "lab")
 QUICK = "not lab and not browser and not slow"
+# Groups: tests/conftest.py. Two processes, not one for each core: the lab's machines need the rest.
+IN_PARALLEL = ("-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -146,5 +148,5 @@ def _test(arguments: list[str]) -> int:
         # Importing the console package has set Django's switch to the product's own settings.
         "env", "DJANGO_SETTINGS_MODULE=tests.settings",
         f"BARTIZAN_ASSETS_DIR={state.assets}", f"BARTIZAN_TEST_ASSETS={state.test_assets}",
-        sys.executable, "-m", "pytest", *selection, *given,
+        sys.executable, "-m", "pytest", *IN_PARALLEL, *selection, *given,
     ])  # fmt: skip

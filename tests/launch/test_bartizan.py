@@ -81,7 +81,7 @@ def test_another_distribution_is_told_how_to_go_on(checkout: Path, programs: Pat
         (["check"], {"libvirt-dev"}, {"ovmf", "chromium"}),
         (["manage", "disk", "info"], {"libvirt-dev"}, {"redis-tools", "swtpm"}),
     ],
-    ids=" ".join,
+    ids=lambda words: " ".join(words) if isinstance(words, list) else "packages",
 )
 def test_each_command_wants_its_own_packages(
     checkout: Path, programs: Path, arguments: list[str], present: set[str], absent: set[str]
