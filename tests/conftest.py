@@ -12,7 +12,6 @@ from inventory.models import Cluster, Datacenter, Host
 from inventory.services import connections
 from tests.fakes import FakeHypervisor, FakeSite
 
-
 TESTS: Final = Path(__file__).parent
 TOGETHER: Final = ("e2e", "lab", "browser")
 """Folders whose tests share one costly thing (an installation, a lab, a browser): each runs in one process."""

@@ -4,6 +4,7 @@ A person asks for a check through the page and through the API; the worker's par
 """
 
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -52,8 +53,14 @@ class Place:
 
     @contextmanager
     def listener(self, issued: Issued, answer: bytes = b"") -> Iterator[None]:
-        """A TLS listener in place of the key server, with this certificate."""
-        with fake_server(tls_context(self.folder, issued), lambda connection, _: connection.sendall(answer)) as address:
+        """A TLS listener in place of the key server, with this certificate. It hears the request first: were it to
+        close with that unread, the system would drop the answer."""
+
+        def speak(connection: ssl.SSLSocket, _: object) -> None:
+            connection.recv(65536)
+            connection.sendall(answer)
+
+        with fake_server(tls_context(self.folder, issued), speak) as address:
             self.move(address.host, address.port)
             yield
 
