@@ -111,8 +111,8 @@ def _set_secure_boot(root: etree._Element, *, is_on: bool, host: HostAbilities) 
         os.remove(nvram)
         nvram = None
     if nvram is not None:
-        os.attrib.pop("firmware", None)
-        nvram.attrib.pop("template", None)  # of the other firmware
+        etree.strip_attributes(os, "firmware")
+        etree.strip_attributes(nvram, "template")  # of the other firmware
         attributes = {"readonly": "yes", "secure": "yes" if is_on else "no", "type": "pflash"}
         element = etree.Element("loader", attributes)
         element.text = loader
