@@ -291,6 +291,9 @@ class HostAttestation(models.Model):
     ima_state = models.JSONField(
         null=True, blank=True, help_text="{bank, lines, value}: where the next poll goes on; null: from line 0"
     )
+    voided_at = models.DateTimeField(
+        null=True, blank=True, help_text="the host was away until then: no evidence from before opens the gate"
+    )
     next_check_at = models.DateTimeField(null=True, blank=True, db_index=True)
     claim = models.UUIDField(null=True, blank=True, help_text="of the worker that asks the agent now")
     claimed_at = models.DateTimeField(null=True, blank=True)

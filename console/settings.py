@@ -134,6 +134,16 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 3600.0,
         "options": {"expires": 600},
     },
+    "attest the hosts whose time has come": {
+        "task": "attestation.attest_due",
+        "schedule": 10.0,
+        "options": {"queue": "attestation", "expires": 10},
+    },
+    "drop old verdicts and evidence": {
+        "task": "attestation.prune",
+        "schedule": crontab(hour=4, minute=23),
+        "options": {"expires": 3600},
+    },
     "take over keys of virtual machines that were found": {
         "task": "encryption.adopt_found",
         "schedule": 300.0,

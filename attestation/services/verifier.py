@@ -1,0 +1,374 @@
+"""Attests hosts: a fresh nonce to the agent, its answer appraised, a verdict written. Worker side.
+
+1. Claim: one worker at a time asks one agent (a conditional UPDATE; a dead worker's claim ends by itself).
+2. Ask, many agents at the same time: only this part waits for the network, and it touches no database.
+3. Appraise. After a boot, or where the IMA list does not go on from what was seen, the whole list is asked for with a
+   new nonce, and only that answer counts.
+4. Write evidence, verdict and standing in one transaction, if the claim and the TPM's identity are still the same.
+   Changes become events; a failed host raises an alarm; the apps above hear whether the host may be trusted.
+
+An agent that does not answer changes nothing about what was concluded before: such a host is UNREACHABLE, is asked
+again soon, and its last good verdict grows old.
+"""
+
+import gzip
+import hashlib
+import logging
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
+from ssl import SSLContext
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from django.db import transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from attestation.adapters import agent_client
+from attestation.adapters.agent_client import AgentAddress, AgentAnswer, AgentError, AgentMalformed
+from attestation.engine.appraisal import Appraisal
+from attestation.engine.findings import FindingCode, Severity
+from attestation.models import (
+    GOOD,
+    EventLog,
+    Evidence,
+    HostAttestation,
+    TpmIdentity,
+    Verdict,
+    VerdictReason,
+    VerdictStatus,
+)
+from attestation.services import appraisals, schedule, verifier_identity
+from attestation.services.appraisals import Expected, References
+from inventory import alarms, events
+from inventory import models as inventory_models
+from inventory.authorize import SYSTEM
+from inventory.models import Host
+
+log = logging.getLogger(__name__)
+
+FAILED_ALARM: Final = "host.attestation_failed"
+UNREACHABLE_ALARM: Final = "host.agent_unreachable"
+ALARM_AFTER_FAILURES: Final = 3
+NONCE_BYTES: Final = 20  # 40 digits; agents take up to 64
+# A real boot log has some tens of kilobytes, and an IMA list some megabytes; longer ones are judged and not kept.
+MOST_LOG_BYTES: Final = 4 << 20
+MOST_IMA_BYTES: Final = 32 << 20
+_AT_ONCE: Final = 25
+_ASK_WHOLE_LIST: Final = frozenset({FindingCode.IMA_DOES_NOT_REPLAY, FindingCode.IMA_MALFORMED})
+
+TrustHook = Callable[[Host, bool], None]
+_TRUST_CHANGED: Final[list[TrustHook]] = []
+
+
+def register_trust_changed(hook: TrustHook) -> None:
+    """`hook(host, is_trusted)` runs on a worker when a host's verdict became good, or ceased to be. It must only queue
+    work: it is called inside the verifier's transaction."""
+    _TRUST_CHANGED.append(hook)
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """One claimed host, and what it is asked. `host` has its cluster."""
+
+    host: Host
+    identity: TpmIdentity
+    expected: Expected
+    references: References
+    address: AgentAddress
+    claim: UUID
+    nonce: str
+    asked_at: datetime
+    first_line: int
+    voided_at: datetime | None
+
+    def anew(self) -> "_Question":
+        """The same question with a new nonce, for the whole IMA list."""
+        expected = replace(self.expected, ima_state=None)
+        return replace(self, expected=expected, nonce=_nonce(), asked_at=timezone.now(), first_line=0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """`found` is an answer, or why there is none."""
+
+    found: AgentAnswer | AgentError
+    took_ms: int
+
+
+def attest_hosts(host_ids: Sequence[UUID], *, reason: VerdictReason) -> int:
+    """Attests these hosts now, except those that another worker is asking; returns how many were asked.
+
+    Raises Unavailable `console_key_missing` on a worker that cannot show itself to agents.
+    """
+    context = verifier_identity.credentials().context()
+    questions = [each for host_id in host_ids if (each := _claimed(host_id)) is not None]
+    if not questions:
+        return 0
+    try:
+        replies = _ask_all(questions, context)
+        again: list[_Question] = []
+        for question, reply in zip(questions, replies, strict=True):
+            repeated = _conclude(question, reply, reason)
+            if repeated is not None:
+                again.append(repeated)
+        for question, reply in zip(again, _ask_all(again, context), strict=True):
+            _conclude(question, reply, reason)
+    finally:
+        HostAttestation.objects.filter(claim__in=[each.claim for each in questions]).update(claim=None, claimed_at=None)
+    return len(questions)
+
+
+def _claimed(host_id: UUID) -> _Question | None:
+    now, claim = timezone.now(), uuid4()
+    identity = TpmIdentity.objects.select_related("host__cluster").filter(host=host_id).first()
+    if identity is None:
+        return None
+    HostAttestation.objects.get_or_create(host_id=host_id)
+    free = Q(claim__isnull=True) | Q(claimed_at__lt=now - schedule.CLAIM_LASTS)
+    if not HostAttestation.objects.filter(free, host=host_id).update(claim=claim, claimed_at=now):
+        return None
+    standing = HostAttestation.objects.get(host=host_id)
+    expected = appraisals.expected_of(identity, standing, now=now)
+    return _Question(
+        host=identity.host,
+        identity=identity,
+        expected=expected,
+        references=appraisals.compiled(appraisals.active_reference(identity.host.cluster_id)),
+        address=address_of(identity),
+        claim=claim,
+        nonce=_nonce(),
+        asked_at=timezone.now(),
+        first_line=0 if expected.ima_state is None else expected.ima_state.lines,
+        voided_at=standing.voided_at,
+    )
+
+
+def address_of(identity: TpmIdentity) -> AgentAddress:
+    certificate = x509.load_pem_x509_certificate(identity.mtls_certificate_pem.encode())
+    return AgentAddress(
+        identity.contact_host, identity.contact_port, certificate.public_bytes(Encoding.DER), identity.api_version
+    )
+
+
+def _nonce() -> str:
+    return secrets.token_hex(NONCE_BYTES)
+
+
+def _ask_all(questions: Sequence[_Question], context: SSLContext) -> list[_Reply]:
+    if len(questions) < 2:
+        return [_ask(each, context) for each in questions]
+    with ThreadPoolExecutor(min(_AT_ONCE, len(questions)), thread_name_prefix="agent") as pool:
+        return list(pool.map(partial(_ask, context=context), questions))
+
+
+def _ask(question: _Question, context: SSLContext) -> _Reply:
+    began = time.monotonic()
+    found: AgentAnswer | AgentError
+    try:
+        found = agent_client.fetch_quote(
+            question.address, context, nonce=question.nonce, pcrs=appraisals.ASKED_PCRS,
+            ima_first_line=question.first_line,
+        )  # fmt: skip
+    except AgentError as exc:
+        found = exc
+    return _Reply(found, int((time.monotonic() - began) * 1000))
+
+
+def _conclude(question: _Question, reply: _Reply, reason: VerdictReason) -> _Question | None:
+    """Writes what was concluded; or returns the question that has to be asked first."""
+    answer = reply.found
+    if isinstance(answer, AgentMalformed):
+        appraisal = appraisals.malformed_quote(answer.message)
+        _write(question, None, appraisal, reason, reply.took_ms)
+        return None
+    if isinstance(answer, AgentError):
+        _write_silence(question, answer, reason)
+        return None
+    appraisal = appraisals.appraise_answer(answer, question.nonce, question.expected, question.references)
+    if question.first_line and _needs_whole_list(question, appraisal):
+        return question.anew()
+    _write(question, answer, appraisal, reason, reply.took_ms)
+    return None
+
+
+def _needs_whole_list(question: _Question, appraisal: Appraisal) -> bool:
+    """Lines from the middle of a list say nothing after a boot, and may only seem wrong where an agent began anew."""
+    before, quote = question.expected.identity.clock, appraisal.quote
+    if quote is not None and before is not None and quote.attested.clock.reset_count != before.reset_count:
+        return True
+    return any(finding.code in _ASK_WHOLE_LIST for finding in appraisal.findings)
+
+
+def _write(
+    question: _Question, answer: AgentAnswer | None, appraisal: Appraisal, reason: VerdictReason, took_ms: int
+) -> None:
+    now = timezone.now()
+    status = VerdictStatus(appraisal.verdict.value)
+    with transaction.atomic():
+        standing = _standing(question)
+        if standing is None:
+            return
+        evidence = None if answer is None else _kept(question, answer, appraisal)
+        findings = [appraisals.finding_as_json(finding) for finding in appraisal.findings]
+        last = standing.verdict
+        is_change = last is None or last.status != status or last.findings != findings or standing.status != last.status
+        message = message_of(appraisal, has_reference=question.references.row is not None)
+        verdict = Verdict.objects.create(
+            host=question.host, status=status, message=message, findings=findings, secure_boot=appraisal.secure_boot,
+            evidence=evidence, reference=question.references.row, reason=reason, is_change=is_change,
+            checked_at=now, took_ms=took_ms,
+        )  # fmt: skip
+        is_good, was_good, stood_good = (
+            status in GOOD,
+            last is not None and last.status in GOOD,
+            standing.status in GOOD,
+        )
+        _tell(question.host, standing, verdict)
+        standing.status, standing.message, standing.verdict, standing.checked_at = status, message, verdict, now
+        standing.failures, standing.unreachable_since = 0, None
+        standing.next_check_at = schedule.next_after_answer(question.host, now)
+        if standing.voided_at != question.voided_at or _is_outdated(question):
+            standing.next_check_at = now  # it was asked for anew while this answer was on its way
+        if is_good:
+            standing.passed_at = question.asked_at
+        if appraisal.quote is not None:
+            clock = appraisal.quote.attested.clock
+            standing.clock, standing.clock_safe = clock.clock, clock.safe
+            standing.reset_count, standing.restart_count = clock.reset_count, clock.restart_count
+        standing.ima_state = appraisals.kept_ima_state(appraisal) if is_good else None
+        standing.save()
+        if (is_good and not stood_good) or (was_good and not is_good):
+            for hook in _TRUST_CHANGED:
+                hook(question.host, is_good)
+
+
+def _weighty(findings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [each for each in findings if each["severity"] != Severity.INFO]
+
+
+def _is_outdated(question: _Question) -> bool:
+    return appraisals.active_reference(question.host.cluster_id) != question.references.row
+
+
+def _write_silence(question: _Question, error: AgentError, reason: VerdictReason) -> None:
+    """Nothing is concluded: the last verdict stays, and grows old."""
+    now = timezone.now()
+    with transaction.atomic():
+        standing = _standing(question)
+        if standing is None:
+            return
+        if standing.status != VerdictStatus.UNREACHABLE:
+            verdict = Verdict.objects.create(
+                host=question.host, status=VerdictStatus.UNREACHABLE, message=error.message[:500],
+                reason=reason, is_change=True, checked_at=now,
+            )  # fmt: skip
+            _record(question.host, verdict, hint=error.hint, code=error.code)
+            standing.unreachable_since = now
+        standing.status, standing.message = VerdictStatus.UNREACHABLE, error.message[:500]
+        standing.failures += 1
+        standing.next_check_at = schedule.next_after_silence(question.host, standing.failures, now)
+        standing.save(update_fields=["status", "message", "failures", "unreachable_since", "next_check_at"])
+        if standing.failures >= ALARM_AFTER_FAILURES:
+            alarms.raise_alarm(
+                UNREACHABLE_ALARM, f"{question.host} cannot be attested: {error.message}", target=question.host,
+                remedy=error.hint, evidence=[f"{error.code}: {error.message}"],
+            )  # fmt: skip
+
+
+def _standing(question: _Question) -> HostAttestation | None:
+    """The host's row, locked; None where another worker has it now, or the host has another identity since."""
+    standing = (
+        HostAttestation.objects.select_for_update(of=("self",))
+        .select_related("verdict")
+        .filter(host=question.host, claim=question.claim)
+        .first()
+    )
+    same = TpmIdentity.objects.filter(host=question.host, ak_name=question.identity.ak_name).exists()
+    if standing is None or not same:
+        log.info("an answer of %s came too late and is dropped", question.host)
+        return None
+    return standing
+
+
+def _kept(question: _Question, answer: AgentAnswer, appraisal: Appraisal) -> Evidence:
+    quote = appraisal.quote
+    proven = {} if quote is None or quote.pcrs is None else appraisals.pcrs_as_json(quote.pcrs)
+    ima = answer.ima if answer.ima and len(answer.ima) <= MOST_IMA_BYTES else b""
+    return Evidence.objects.create(
+        host=question.host, nonce=question.nonce, quote=answer.quote, pcrs=proven,
+        ak_public=question.identity.ak_public, event_log=_kept_log(answer.event_log, appraisal.event_count),
+        ima_gz=gzip.compress(ima, 6, mtime=0) if ima else b"", ima_first_line=answer.ima_first_line,
+        taken_at=question.asked_at,
+    )  # fmt: skip
+
+
+def _kept_log(content: bytes | None, event_count: int) -> EventLog | None:
+    if not content or len(content) > MOST_LOG_BYTES:
+        return None
+    sha256 = hashlib.sha256(content).hexdigest()
+    found = EventLog.objects.filter(pk=sha256).defer("content_gz").first()
+    if found is not None:
+        return found
+    return EventLog.objects.create(
+        sha256=sha256, content_gz=gzip.compress(content, 6, mtime=0), event_count=event_count, size_bytes=len(content)
+    )
+
+
+def message_of(appraisal: Appraisal, *, has_reference: bool) -> str:
+    """One line for people: the gravest finding, or what was proven."""
+    worst: dict[Severity, list[str]] = {}
+    for finding in appraisal.findings:
+        worst.setdefault(finding.severity, []).append(finding.message)
+    for severity in (Severity.ERROR, Severity.WARNING):
+        if messages := worst.get(severity):
+            more = f", and {len(messages) - 1} more" if len(messages) > 1 else ""
+            return f"{messages[0]}{more}"[:500]
+    on = {True: "with Secure Boot on", False: "with Secure Boot off", None: "Secure Boot not known"}
+    known = "what booted is approved" if has_reference else "no reference values say what should boot"
+    return f"the boot is proven, {on[appraisal.secure_boot]}; {known}"
+
+
+def _tell(host: Host, standing: HostAttestation, verdict: Verdict) -> None:
+    """Events of changes, and the alarms. `standing` is as it was before."""
+    lines = [f"{each['message']}; {each['remedy']}" for each in verdict.findings if each["severity"] != Severity.INFO]
+    if verdict.status == VerdictStatus.FAILED:
+        alarms.raise_alarm(
+            FAILED_ALARM, f"{host} failed its attestation: {verdict.message}", target=host,
+            severity=inventory_models.Severity.ERROR, evidence=lines[:20], is_told=True,
+            remedy=next((each["remedy"] for each in verdict.findings if each["severity"] == Severity.ERROR), ""),
+        )  # fmt: skip
+    else:
+        alarms.clear_alarm(FAILED_ALARM, target=host, is_told=True)
+    alarms.clear_alarm(UNREACHABLE_ALARM, target=host)
+    if any(each["code"] == FindingCode.HOST_REBOOTED for each in verdict.findings):
+        events.record("host.rebooted", f"{host} has booted since it was last attested", target=host, actor=SYSTEM)
+    if standing.status != verdict.status or (verdict.is_change and verdict.status == VerdictStatus.FAILED):
+        _record(host, verdict)
+
+
+_KINDS: Final[dict[str, tuple[str, inventory_models.Severity, str]]] = {
+    VerdictStatus.PASSED: ("host.attestation_passed", inventory_models.Severity.INFO, "passed its attestation"),
+    VerdictStatus.WARNING: (
+        "host.attestation_warned", inventory_models.Severity.WARNING, "passed its attestation with warnings",
+    ),
+    VerdictStatus.FAILED: ("host.attestation_failed", inventory_models.Severity.ERROR, "failed its attestation"),
+    VerdictStatus.UNREACHABLE: (
+        "host.attestation_unreachable", inventory_models.Severity.WARNING, "cannot be attested",
+    ),
+}  # fmt: skip
+
+
+def _record(host: Host, verdict: Verdict, **data: Any) -> None:
+    kind, severity, words = _KINDS[verdict.status]
+    events.record(
+        kind, f"{host} {words}: {verdict.message}", target=host, actor=SYSTEM, severity=severity, verdict=verdict.pk,
+        findings=sorted({each["code"] for each in verdict.findings}), reason=verdict.reason, **data,
+    )  # fmt: skip
