@@ -229,6 +229,11 @@ class VmSecurity(models.Model):
     lock_detail = models.CharField(max_length=1000, blank=True, help_text="what failed, with the server or the key")
     lock_remedy = models.CharField(max_length=500, blank=True)
     lock_parts = models.JSONField(default=list, blank=True, help_text="without a key: vda ..., nvram, vtpm")
+    released_at = models.DateTimeField(null=True, blank=True, help_text="when its keys last went to a host")
+    released_host = models.CharField(max_length=120, blank=True)
+    released_verdict = models.BigIntegerField(
+        null=True, blank=True, help_text="the host's verdict that the release relied on; null: none was required"
+    )
     foreign_kms = models.UUIDField(
         null=True,
         blank=True,

@@ -12,6 +12,7 @@ from encryption.services import (
     deep_recrypt,
     disk_jobs,
     export,
+    host_trust,
     import_vm,
     key_access,
     key_lifecycle,
@@ -220,3 +221,13 @@ def detach_disk(job_id: str) -> None:
 @shared_task(name="encryption.destroy_disk")
 def destroy_disk(job_id: str) -> None:
     jobs.run(job_id, disk_jobs.run_destroy_disk)
+
+
+@shared_task(name="encryption.unlock_on_host")
+def unlock_on_host(host_id: str) -> None:
+    host_trust.unlock_on_host(host_id)
+
+
+@shared_task(name="encryption.withdraw_from_host")
+def withdraw_from_host(host_id: str) -> None:
+    host_trust.withdraw_from_host(host_id)

@@ -4,8 +4,9 @@
 def register() -> None:
     """Tells inventory what this app adds: objects that jobs and events are about, the keys before a start. Has workers
     check their ciphers first."""
+    from attestation.services import verifier
     from encryption.models import Bundle, KmsCluster, StoragePolicy
-    from encryption.services import adoption, autostart, compliance, exposure, options, release, self_check
+    from encryption.services import adoption, autostart, compliance, exposure, host_trust, options, release, self_check
     from inventory import events
     from inventory.models import TargetKind
     from inventory.services import power, sync, virtual_machines, vm_rows, watch
@@ -24,4 +25,6 @@ def register() -> None:
     events.register_target(StoragePolicy, TargetKind.STORAGE_POLICY)
     sync.register_changed(compliance.after_change)
     watch.register_reconnected(compliance.after_reconnect)
+    release.register_key_gate(host_trust.attested)
+    verifier.register_trust_changed(host_trust.trust_changed)
     self_check.register()

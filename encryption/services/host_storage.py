@@ -34,7 +34,7 @@ from encryption.models import Purpose, Stage, WrappedSecret
 from encryption.services import host_vtpm, space, vm_metadata
 from encryption.services.change import Change
 from encryption.services.offline import set_size
-from encryption.services.release import open_secrets
+from encryption.services.release import open_secrets, pass_gates
 from inventory.errors import Conflict
 from inventory.services.connections import HostImage, Hypervisor, ImageKey, OperationRefused
 from inventory.services.definitions import (
@@ -84,6 +84,8 @@ def converted_parts(change: Change) -> Iterator[None]:
     for row in images:
         _check(change, row)
     space.check(change, images, {})
+    if rows:
+        pass_gates(change.vm.host, purpose="change of encryption")
     states = [(part, _convert(change, part)) for part in _opened(rows)]
     _check_off(change)
     for part, state in states:

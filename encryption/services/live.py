@@ -16,7 +16,7 @@ from encryption.engine.image import whole_sectors
 from encryption.models import Purpose, Stage, WrappedSecret
 from encryption.services import recrypt, space
 from encryption.services.change import Change, destroy_file, settled
-from encryption.services.release import OpenedSecret, open_secrets, put_secret
+from encryption.services.release import OpenedSecret, open_secrets, pass_gates, put_secret
 from inventory.errors import Conflict
 from inventory.services.connections import LuksTarget, OperationRefused, reaches_files
 
@@ -27,6 +27,8 @@ _RUNNING: Final = frozenset({"on", "paused"})
 def convert_disks(change: Change) -> None:
     """Copies and pivots disk after disk, decryptions first. Only disks: the plan refuses the home of a running VM."""
     rows = change.rows(Stage.DECRYPTING) + change.rows(Stage.ENCRYPTING)
+    if rows:
+        pass_gates(change.vm.host, purpose="change of encryption")
     for opened in sorted(open_secrets(rows), key=lambda one: one.row.stage != Stage.DECRYPTING):
         if opened.row.purpose != Purpose.DISK:
             raise Conflict(

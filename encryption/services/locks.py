@@ -23,6 +23,16 @@ _BY_CODE: Final = {
     "key_provider_unknown": LockCause.PROVIDER_UNKNOWN,
     "vm_is_copy": LockCause.COPY,
     "key_missing_on_host": LockCause.KEY_MISSING_ON_HOST,
+    **dict.fromkeys(
+        (
+            "host_not_enrolled",
+            "host_not_attested",
+            "host_unreachable_for_attestation",
+            "host_attestation_failed",
+            "attestation_stale",
+        ),
+        LockCause.HOST_UNTRUSTED,
+    ),
 }
 
 

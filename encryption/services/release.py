@@ -7,6 +7,7 @@ from typing import Final
 from uuid import UUID
 
 from django.db.models import QuerySet
+from django.utils import timezone
 
 from encryption.engine import keywrap
 from encryption.engine.secret import Secret
@@ -35,6 +36,14 @@ def pass_gates(host: Host, *, purpose: str) -> list[str]:
     """What the gates tell for the event, "name=value". Raises the first ServiceError of one. Worker side, before each
     release."""
     return [f"{name}={value}" for gate in _GATES for name, value in gate(host, purpose).items()]
+
+
+def note_release(vm: VirtualMachine, host: Host, told: Iterable[str]) -> None:
+    """On the VM: which host got its keys last, and on which verdict that relied."""
+    verdict = dict(each.split("=", 1) for each in told).get("verdict")
+    VmSecurity.objects.filter(virtual_machine=vm).update(
+        released_at=timezone.now(), released_host=host.name, released_verdict=None if verdict is None else int(verdict)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +143,12 @@ def send_keys(vm: VirtualMachine, hypervisor: Hypervisor, job: Job) -> None:
     rows = [row for row in known if opens(facts, row)]
     if not rows:
         return
-    told = pass_gates(vm.host, purpose="start")
+    try:
+        told = pass_gates(vm.host, purpose="start")
+    except ServiceError as exc:
+        parts = sorted({row.target or str(row.purpose) for row in rows})
+        locks.lock_parts(vm, exc, parts, actor=job.actor, job=job)
+        raise
     found, failures = try_secrets(rows)
     if failures:
         locks.lock(vm, failures, actor=job.actor, job=job)
@@ -146,6 +160,7 @@ def send_keys(vm: VirtualMachine, hypervisor: Hypervisor, job: Job) -> None:
         "key.released", f"Keys of {vm} sent to {vm.host} for its start", target=vm, actor=job.actor, job=job,
         host=vm.host.name, secrets=len(rows), key_ids=sorted({row.key.key_id for row in rows}), gate=told,
     )  # fmt: skip
+    note_release(vm, vm.host, told)
 
 
 def _refuse_unknown(vm: VirtualMachine, facts: VmFacts, hypervisor: Hypervisor, known: set[UUID], job: Job) -> None:

@@ -7,11 +7,10 @@ from django.db import transaction
 
 from encryption.models import KmsCluster, LockCause, VmSecurity
 from encryption.services import adoption, locks
-from encryption.services.locks import Failure
-from encryption.services.release import try_secrets
+from encryption.services.release import pass_gates, try_secrets
 from inventory import events, jobs
 from inventory.authorize import SYSTEM, Actor, authorize
-from inventory.errors import Conflict, NotFound
+from inventory.errors import Conflict, NotFound, ServiceError
 from inventory.jobs import Progress
 from inventory.models import Job, VirtualMachine
 from inventory.services import connections
@@ -55,9 +54,9 @@ def run_unlock_vm(job: Job, progress: Progress) -> None:
             raise error
         return
     progress.step("fetching its keys from the key provider")
-    failures = _try(vm, actor=job.actor, job=job)
-    if failures:
-        raise failures[0].error
+    error = try_again(vm, actor=job.actor, job=job)
+    if error is not None:
+        raise error
 
 
 def unlock_of_provider(cluster_id: str) -> int:
@@ -75,9 +74,11 @@ def unlock_of_provider(cluster_id: str) -> int:
     )
     free = adoption.adopt_foreign(cluster)
     for vm in found.order_by("security__locked_at")[:MOST]:
-        failures = _try(vm, actor=SYSTEM)
-        free += not failures
-        if failures and locks.cause_of(failures[0].error) in _PROVIDER_LOST:
+        if vm.security.lock_cause == LockCause.HOST_UNTRUSTED:
+            continue  # that is tried when its host passes again
+        error = try_again(vm, actor=SYSTEM)
+        free += error is None
+        if error is not None and locks.cause_of(error) in _PROVIDER_LOST:
             break
     return free
 
@@ -88,10 +89,18 @@ def security_of(vm: VirtualMachine) -> VmSecurity | None:
     return found
 
 
-def _try(vm: VirtualMachine, *, actor: Actor | str, job: Job | None = None) -> list[Failure]:
-    _, failures = try_secrets(vm.wrapped_secrets.select_related("key__cluster", "virtual_machine"))
+def try_again(vm: VirtualMachine, *, actor: Actor | str, job: Job | None = None) -> ServiceError | None:
+    """Whether its host may have the keys, and whether they can be had: locked or free by that. Why not, or None."""
+    rows = list(vm.wrapped_secrets.select_related("key__cluster", "virtual_machine"))
+    try:
+        pass_gates(vm.host, purpose="unlock")
+    except ServiceError as exc:
+        parts = sorted({row.target or str(row.purpose) for row in rows})
+        locks.lock_parts(vm, exc, parts, actor=actor, job=job)
+        return exc
+    _, failures = try_secrets(rows)
     if failures:
         locks.lock(vm, failures, actor=actor, job=job)
-    else:
-        locks.release(vm, actor=actor, job=job)
-    return failures
+        return failures[0].error
+    locks.release(vm, actor=actor, job=job)
+    return None

@@ -12,7 +12,7 @@ from inventory import jobs
 from inventory.models import Event, Host, Job, JobStatus
 from inventory.services import console, housekeeping
 
-for module in ("inventory.tasks", "encryption.tasks"):
+for module in ("inventory.tasks", "attestation.tasks", "encryption.tasks"):
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as exc:
