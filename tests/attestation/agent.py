@@ -66,7 +66,6 @@ class SimulatedAgent:
         self.body: bytes | None = None  # instead of an answer
         self.signs_another_nonce = False
         self.asked: list[dict[str, str]] = []
-        self.before_answer = lambda: None
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -107,7 +106,6 @@ class SimulatedAgent:
 
     def answer(self, query: dict[str, str]) -> dict[str, object]:
         self.asked.append(query)
-        self.before_answer()
         self.clock += 1
         mask, first_line = int(query["mask"], 16) | 1 << 16, int(query["ima_ml_entry"])
         quoted = {pcr: self.values.get(pcr, initial_value(HashAlg.SHA256, pcr)) for pcr in range(24) if mask >> pcr & 1}

@@ -123,8 +123,7 @@ def test_a_clock_that_went_back_fails_until_the_tpm_is_enrolled_again(
 ) -> None:
     attest(enrolled.host)
     agent.clock = 5
-    for _ in range(2):
-        standing = attest(enrolled.host)
+    for standing in (attest(enrolled.host), attest(enrolled.host)):
         assert standing.status == VerdictStatus.FAILED and codes(standing) == ["clock_went_back"]
     assert standing.clock == 1_001
 
@@ -134,7 +133,7 @@ def test_what_does_not_answer_is_unreachable_and_the_last_verdict_stays(
 ) -> None:
     good = attest(enrolled.host)
     agent.stop()
-    waits = []
+    waits, standing = [], good
     for _ in range(3):
         standing = attest(enrolled.host)
         assert standing.status == VerdictStatus.UNREACHABLE
@@ -241,13 +240,9 @@ def test_another_boot_than_the_reference_values_say_fails(
 
 
 def test_two_workers_do_not_ask_one_agent(enrolled: HostAttestation, agent: SimulatedAgent) -> None:
-    def meanwhile() -> None:
-        agent.before_answer = lambda: None
-
     HostAttestation.objects.update(claim=enrolled.host_id, claimed_at=timezone.now())
     assert verifier.attest_hosts([enrolled.host_id], reason=DEMAND) == 0
     HostAttestation.objects.update(claimed_at=timezone.now() - schedule.CLAIM_LASTS - timedelta(seconds=1))
-    agent.before_answer = meanwhile
     assert verifier.attest_hosts([enrolled.host_id], reason=DEMAND) == 1
     assert not HostAttestation.objects.filter(claim__isnull=False).exists()
 

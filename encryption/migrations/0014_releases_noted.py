@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('encryption', '0011_encrypted_vmotion'),
+        ('encryption', '0013_builtin_vtpm_policy'),
     ]
 
     operations = [
