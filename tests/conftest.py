@@ -7,6 +7,7 @@ from typing import Any, Final
 import pytest
 from django.contrib.auth.models import User
 from django.core.cache import cache
+from django.test import Client
 
 from inventory.models import Cluster, Datacenter, Host
 from inventory.services import connections
@@ -49,6 +50,20 @@ def alice(db: None) -> User:
 def charlie(db: None) -> User:
     """May look and nothing else."""
     return User.objects.create_user("charlie")
+
+
+@pytest.fixture
+def admin(client: Client, alice: User) -> Client:
+    """The administrator's browser."""
+    client.force_login(alice)
+    return client
+
+
+@pytest.fixture
+def looker(charlie: User) -> Client:
+    found = Client()
+    found.force_login(charlie)
+    return found
 
 
 @pytest.fixture

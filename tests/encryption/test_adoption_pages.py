@@ -29,12 +29,6 @@ def foreign(host: Host) -> UUID:
     return identity
 
 
-@pytest.fixture
-def admin(alice: User, client: Client) -> Client:
-    client.force_login(alice)
-    return client
-
-
 def adopt_url(cluster: KmsCluster) -> str:
     return reverse("encryption:kms-adopt", args=[cluster.pk])
 

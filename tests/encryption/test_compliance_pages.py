@@ -19,12 +19,6 @@ FINDING = {
 
 
 @pytest.fixture
-def admin(client: Client, alice: User) -> Client:
-    client.force_login(alice)
-    return client
-
-
-@pytest.fixture
 def call(alice: User) -> Caller:
     return caller(alice)
 

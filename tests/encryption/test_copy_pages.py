@@ -54,12 +54,6 @@ def store(host: Host) -> Datastore:
     return Datastore.objects.create(host=host, name="store", kind="dir", path="/images", is_active=True)
 
 
-@pytest.fixture
-def admin(alice: User, client: Client) -> Client:
-    client.force_login(alice)
-    return client
-
-
 def url(name: str, *ids: object) -> str:
     return reverse(f"encryption:{name}", args=ids)
 

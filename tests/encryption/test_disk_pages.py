@@ -51,12 +51,6 @@ def policy(encrypts: bool) -> UUID:
     return StoragePolicy.objects.filter(encrypts=encrypts, is_builtin=True)[0].pk
 
 
-@pytest.fixture
-def admin(client: Client, alice: User) -> Client:
-    client.force_login(alice)
-    return client
-
-
 def url(name: str, *args: object) -> str:
     return reverse(f"encryption:{name}", args=args)
 

@@ -7,7 +7,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from django.contrib.auth.models import User
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -20,19 +19,6 @@ from inventory.models import Event, Job
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("sent")]
 HTMX = {"HX-Request": "true"}
-
-
-@pytest.fixture
-def admin(client: Client, alice: User) -> Client:
-    client.force_login(alice)
-    return client
-
-
-@pytest.fixture
-def looker(charlie: User) -> Client:
-    found = Client()
-    found.force_login(charlie)
-    return found
 
 
 @pytest.fixture

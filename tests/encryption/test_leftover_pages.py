@@ -32,19 +32,6 @@ def row(host: Host, store: Datastore) -> Leftover:
     )  # fmt: skip
 
 
-@pytest.fixture
-def admin(client: Client, alice: User) -> Client:
-    client.force_login(alice)
-    return client
-
-
-@pytest.fixture
-def looker(charlie: User) -> Client:
-    found = Client()
-    found.force_login(charlie)
-    return found
-
-
 def url(name: str, *args: object) -> str:
     return reverse(f"encryption:{name}", args=args)
 

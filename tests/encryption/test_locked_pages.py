@@ -43,19 +43,6 @@ def locked(free: VirtualMachine) -> VirtualMachine:
     return VirtualMachine.objects.get(pk=free.pk)
 
 
-@pytest.fixture
-def admin(client: Client, alice: User) -> Client:
-    client.force_login(alice)
-    return client
-
-
-@pytest.fixture
-def looker(charlie: User) -> Client:
-    found = Client()
-    found.force_login(charlie)
-    return found
-
-
 def unlock_url(vm: VirtualMachine) -> str:
     return reverse("encryption:vm-unlock", args=[vm.pk])
 

@@ -44,19 +44,6 @@ def secret(vm: VirtualMachine, key: Key, purpose: Purpose, target: str, path: st
 
 
 @pytest.fixture
-def admin(client: Client, alice: User) -> Client:
-    client.force_login(alice)
-    return client
-
-
-@pytest.fixture
-def looker(charlie: User) -> Client:
-    found = Client()
-    found.force_login(charlie)
-    return found
-
-
-@pytest.fixture
 def api(alice: User) -> Caller:
     return caller(alice)
 

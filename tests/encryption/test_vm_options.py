@@ -4,7 +4,6 @@ import html
 from uuid import uuid4
 
 import pytest
-from django.contrib.auth.models import User
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -40,19 +39,6 @@ def vm(local: Host) -> VirtualMachine:
 @pytest.fixture
 def provider(db: None) -> KmsCluster:
     return KmsCluster.objects.create(name="Main KMS", is_default=True)
-
-
-@pytest.fixture
-def admin(client: Client, alice: User) -> Client:
-    client.force_login(alice)
-    return client
-
-
-@pytest.fixture
-def looker(charlie: User) -> Client:
-    found = Client()
-    found.force_login(charlie)
-    return found
 
 
 def address(vm: VirtualMachine) -> str:

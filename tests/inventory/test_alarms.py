@@ -23,19 +23,6 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("sent")]
 
 
 @pytest.fixture
-def admin(client: Client, alice: User) -> Client:
-    client.force_login(alice)
-    return client
-
-
-@pytest.fixture
-def looker(charlie: User) -> Client:
-    found = Client()
-    found.force_login(charlie)
-    return found
-
-
-@pytest.fixture
 def call(alice: User) -> Caller:
     return caller(alice)
 

@@ -28,12 +28,6 @@ def saved(host: Host, hypervisor: FakeHypervisor) -> VirtualMachine:
     return VirtualMachine.objects.get()
 
 
-@pytest.fixture
-def admin(client: Client, alice: User) -> Client:
-    client.force_login(alice)
-    return client
-
-
 def url(machine: VirtualMachine) -> str:
     return reverse("inventory:discard-saved-state", args=[machine.pk])
 
