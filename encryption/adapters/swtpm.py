@@ -1,4 +1,4 @@
-"""Conversion of a powered-off VM's vTPM state between plain and encrypted, by swtpm itself.
+"""vTPM state of a powered-off VM, by swtpm itself: converted between plain and encrypted, and its TPM asked.
 
 One swtpm reads the old state, hands out the permanent blob, a second one takes it in and writes it under the new key
 (measured to be what libvirt passes: passphrase, aes-256-cbc). The blob is the TPM's memory in clear: it stays in an
@@ -12,8 +12,9 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,7 @@ from encryption.engine.secret import Secret
 
 STATE_FILE: Final = "tpm2-00.permall"
 _PATIENCE_SECONDS: Final = 20.0
+_ANSWER_HEAD: Final = 10
 
 
 class SwtpmFailed(Exception):
@@ -64,13 +66,45 @@ def convert(source: Path, target: Path, *, old: Secret | None, new: Secret | Non
 
 
 @contextmanager
-def _running(folder: Path, passphrase: Secret | None) -> Iterator[str]:
+def started(folder: Path, passphrase: Secret | None) -> Iterator[Callable[[bytes], bytes]]:
+    """A TPM over the state in `folder`, opened by `passphrase`, that takes commands; what it is sent changes the state.
+
+    Yields what sends it one command. The state must not be in use by a VM: give it a copy. Raises SwtpmFailed.
+    """
+    if not state_file(folder).is_file():
+        raise SwtpmFailed(f"there is no vTPM state in {folder}")
+    with tempfile.TemporaryDirectory(prefix="swtpm-") as place, socket.socket(socket.AF_UNIX) as channel:
+        path = f"{place}/data"
+        with _running(folder, passphrase, "--server", f"type=unixio,path={path}") as control:
+            _ask(control, "read the state", "-i")
+            channel.settimeout(_PATIENCE_SECONDS)
+            try:
+                channel.connect(path)
+                yield partial(_transmit, channel)
+            except OSError as exc:
+                raise SwtpmFailed(f"swtpm does not answer: {exc}") from exc
+
+
+def _transmit(channel: socket.socket, command: bytes) -> bytes:
+    channel.sendall(command)
+    answer = b""
+    while len(answer) < _ANSWER_HEAD or len(answer) < int.from_bytes(answer[2:6], "big"):
+        piece = channel.recv(4096)
+        if not piece:
+            raise SwtpmFailed("swtpm went away")
+        answer += piece
+    return answer
+
+
+@contextmanager
+def _running(folder: Path, passphrase: Secret | None, *options: str) -> Iterator[str]:
     """A swtpm over `folder`; yields its control socket. Ended politely, then by signal."""
     with tempfile.TemporaryDirectory(prefix="swtpm-") as place:
         control = f"{place}/ctrl"
         # It dies with this process: left behind by a killed worker, it would keep the state locked.
         command = ["setpriv", "--pdeathsig", "KILL", "--"]
         command += ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={folder}", "--ctrl", f"type=unixio,path={control}"]
+        command += options
         keep: tuple[int, ...] = ()
         if passphrase is not None:
             read_end, write_end = os.pipe()
