@@ -344,6 +344,27 @@ class MigrationProbe(models.Model):
         return f"{self.source} to {self.target}"
 
 
+class VtpmEndorsement(models.Model):
+    """An endorsement key of a VM's vTPM with its certificate, as a worker last read them from the state. All public;
+    what the certificate says is the guest's word as much as its issuer's, for a guest may replace it."""
+
+    virtual_machine = models.ForeignKey(VirtualMachine, on_delete=models.CASCADE, related_name="vtpm_endorsements")
+    kind = models.CharField(max_length=20, help_text="RSA 2048, ECC P-384 ...")
+    nv_index = models.PositiveBigIntegerField(help_text="of the certificate in the TPM")
+    certificate = models.BinaryField(blank=True, default=b"", help_text="DER; empty: there is none")
+    public_key = models.BinaryField(help_text="DER, SubjectPublicKeyInfo")
+    read_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["nv_index"]
+        verbose_name = "vTPM endorsement key"
+        constraints = [models.UniqueConstraint(fields=["virtual_machine", "nv_index"], name="one_endorsement_of_index")]
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.kind} endorsement key of {self.virtual_machine}"
+
+
 class Compliance(models.Model):
     """Whether a VM is what its policies say, as last observed: headers, flags and definition, not what we wrote."""
 
@@ -390,6 +411,7 @@ class Stage(models.TextChoices):
     SWITCHED = "switched", "Encrypted, original left"  # `path` is in use, `plain_path` is to be destroyed
     IN_USE = "in_use", "Encrypted"
     DECRYPTING = "decrypting", "Being decrypted"  # `path` is in use, `plain_path` is being written
+    REMOVING = "removing", "Being removed"  # a vTPM: once the definition has none, its state is destroyed
     RESTORED = "restored", "Decrypted, encrypted copy left"  # `plain_path` is in use, `path` is to be destroyed
     DETACHED = "detached", "Detached"  # `path` opens with it, and no definition of ours has it
     REPLACED = "replaced", "Getting a new key"  # `path` is in use until the row that replaces this one is SWITCHED

@@ -24,6 +24,7 @@ from encryption.services import (
     recrypt_many,
     rotation,
     unlock,
+    vtpm_endorsement,
 )
 from inventory import jobs
 
@@ -231,3 +232,13 @@ def unlock_on_host(host_id: str) -> None:
 @shared_task(name="encryption.withdraw_from_host")
 def withdraw_from_host(host_id: str) -> None:
     host_trust.withdraw_from_host(host_id)
+
+
+@shared_task(name="encryption.read_vtpm")
+def read_vtpm(job_id: str) -> None:
+    jobs.run(job_id, vtpm_endorsement.run_read_vtpm)
+
+
+@shared_task(name="encryption.replace_vtpm_certificate")
+def replace_vtpm_certificate(job_id: str) -> None:
+    jobs.run(job_id, vtpm_endorsement.run_replace_certificate)

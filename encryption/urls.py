@@ -14,6 +14,7 @@ from encryption.views import (
     vm_options,
     vm_recrypt,
     vm_unlock,
+    vm_vtpm,
 )
 
 app_name = "encryption"
@@ -23,6 +24,12 @@ urlpatterns = [
     path("vms/<uuid:vm_id>/recrypt/", vm_recrypt.recrypt_vm, name="vm-recrypt"),
     path("vms/<uuid:vm_id>/recrypt/plan/", vm_recrypt.plan, name="vm-recrypt-plan"),
     path("vms/<uuid:vm_id>/unlock/", vm_unlock.unlock_vm, name="vm-unlock"),
+    path("vms/<uuid:vm_id>/vtpm/", vm_vtpm.show, name="vm-vtpm"),
+    path("vms/<uuid:vm_id>/vtpm/add/", vm_vtpm.add, name="add-vtpm"),
+    path("vms/<uuid:vm_id>/vtpm/remove/", vm_vtpm.remove, name="remove-vtpm"),
+    path("vms/<uuid:vm_id>/vtpm/read/", vm_vtpm.read, name="vtpm-read"),
+    path("vms/<uuid:vm_id>/vtpm/<int:nv_index>/replace/", vm_vtpm.replace, name="vtpm-replace"),
+    path("vms/<uuid:vm_id>/vtpm/<int:nv_index>/<str:what>", vm_vtpm.download, name="vtpm-download"),
     path("vms/<uuid:vm_id>/disks/", vm_disks.show, name="vm-disks"),
     path("vms/<uuid:vm_id>/disks/add/", vm_disks.add, name="add-disk"),
     path("vms/<uuid:vm_id>/disks/attach/", vm_disks.attach, name="attach-disk"),

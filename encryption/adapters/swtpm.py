@@ -29,6 +29,10 @@ class SwtpmFailed(Exception):
     """swtpm did not do it; the text says at which step, without any of its data."""
 
 
+class KeyMismatch(SwtpmFailed):
+    """The key does not open the state: it is another one's, or one of the two is plain."""
+
+
 def state_file(folder: Path) -> Path:
     return folder / STATE_FILE
 
@@ -158,8 +162,10 @@ def _ask(control: str, doing: str, *arguments: str, keep: int | None = None) -> 
         )
     except subprocess.TimeoutExpired as exc:
         raise SwtpmFailed(f"swtpm hangs: cannot {doing}") from exc
+    if done.returncode and arguments == ("-i",):
+        raise KeyMismatch(f"swtpm refuses: cannot {doing}; does its key fit?")
     if done.returncode:
-        raise SwtpmFailed(f"swtpm refuses: cannot {doing}; does its key fit?")
+        raise SwtpmFailed(f"swtpm refuses: cannot {doing}")
 
 
 def _sync(path: Path) -> None:

@@ -12,6 +12,7 @@ from encryption.api import (
     leftovers,
     storage_policies,
     vm_options,
+    vtpm,
 )
 
 router = Router()
@@ -22,5 +23,6 @@ router.add_router("", key_trust.router)
 router.add_router("", keys.router)
 router.add_router("", leftovers.router)
 router.add_router("", vm_options.router)
+router.add_router("", vtpm.router)
 router.add_router("", storage_policies.router)
 router.add_router("", compliance.router)

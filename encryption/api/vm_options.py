@@ -28,7 +28,8 @@ def plan_vm_options(request: HttpRequest, vm_id: UUID, wanted: WishIn) -> PlanOu
 @router.post("/virtual-machines/{uuid:vm_id}/options", response={202: JobOut})
 def apply_vm_options(request: HttpRequest, vm_id: UUID, wanted: WishIn) -> JobOut:
     """Starts the job that does what the plan shows."""
-    return JobOut.of(options.apply_options(vm_id=vm_id, wish=wanted.wish(), actor=actor_of(request)))
+    actor = actor_of(request)
+    return JobOut.of(options.apply_options(vm_id=vm_id, wish=wanted.wish(), actor=actor, confirm=wanted.confirm))
 
 
 @router.post("/virtual-machines/{uuid:vm_id}/recrypt", response={202: JobOut})

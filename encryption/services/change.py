@@ -125,7 +125,7 @@ def _parts_to_encrypt(change: Change) -> list[tuple[Purpose, str, str, str, int]
             raise Conflict("nvram_unknown", f"{change.vm}: libvirt names no NVRAM file", hint="start the VM once")
         _make_nvram(change, facts.nvram_path)
         parts.append((Purpose.NVRAM, "", facts.nvram_path, "raw", 0))
-    if facts.tpm is not None and not facts.tpm.is_encrypted and _is_new(change, rows.get((Purpose.VTPM, ""))):
+    if _wants_tpm_secret(change) and _is_new(change, rows.get((Purpose.VTPM, ""))):
         parts.append((Purpose.VTPM, "", str(vtpm_files.folder(change.vm)), "", 0))
     for disk in facts.disks:
         if disk.target not in wanted or disk.is_encrypted:
@@ -133,6 +133,12 @@ def _parts_to_encrypt(change: Change) -> list[tuple[Purpose, str, str, str, int]
         if _is_new(change, rows.get((Purpose.DISK, disk.target))):
             parts.append((Purpose.DISK, disk.target, disk.source, disk.format, disk.capacity_bytes))
     return parts
+
+
+def _wants_tpm_secret(change: Change) -> bool:
+    """Of a vTPM that is there, plain, and stays; and of one that comes."""
+    tpm, wanted = change.facts.tpm, change.wish.vtpm
+    return wanted is True if tpm is None else not tpm.is_encrypted and wanted is not False
 
 
 def _is_new(change: Change, row: WrappedSecret | None) -> bool:
@@ -272,7 +278,7 @@ def drop_target(change: Change, row: WrappedSecret) -> None:
         if keyslots.may_be_added(row, change.job):
             keyslots.take_back(row, change.facts)
     elif row.purpose == Purpose.VTPM:
-        _destroying(change, partial(change.files.drop_staged_tpm_state, row))
+        destroying(change, partial(change.files.drop_staged_tpm_state, row))
     else:
         begun = change.progress.job.checkpoint.get("copies", [])
         is_ours = row.job_id != change.job.pk or str(row.secret_uuid) in begun  # not somebody else's copy (live.py)
@@ -298,7 +304,7 @@ def destroy_file(change: Change, path: str, *, wipe: bool = True) -> None:
         raise Conflict("definition_changed", f"{change.vm} uses {path}", hint="see what its definition refers to")
     if not change.files.are_reached:
         _refuse_running(change, path)
-    _destroying(change, partial(change.files.destroy, path, wipe=wipe))
+    destroying(change, partial(change.files.destroy, path, wipe=wipe))
 
 
 def _refuse_running(change: Change, path: str) -> None:
@@ -308,7 +314,8 @@ def _refuse_running(change: Change, path: str) -> None:
         raise Conflict("image_in_use", f"{change.vm} runs and uses {path}", hint="shut it down, then apply again")
 
 
-def _destroying(change: Change, destroy: Callable[[], None]) -> None:
+def destroying(change: Change, destroy: Callable[[], None]) -> None:
+    """Raises Conflict `file_not_destroyed`."""
     try:
         destroy()
     except (ImageFileError, OSError) as exc:
@@ -323,7 +330,7 @@ def destroy_originals(change: Change) -> None:
         if row.shares_image:
             keyslots.remove_replaced(row, change.facts)
         elif row.purpose == Purpose.VTPM:
-            _destroying(change, partial(change.files.destroy_old_tpm_state, row))
+            destroying(change, partial(change.files.destroy_old_tpm_state, row))
         else:
             destroy_file(change, row.original)
         old = row.replaces
@@ -335,7 +342,7 @@ def destroy_originals(change: Change) -> None:
     for row in change.rows(Stage.RESTORED):
         _check_switched(change, row, row.path, is_so=not opens(change.facts, row))
         if row.purpose == Purpose.VTPM:
-            _destroying(change, partial(change.files.destroy_old_tpm_state, row))
+            destroying(change, partial(change.files.destroy_old_tpm_state, row))
         else:
             destroy_file(change, row.path)
         with transaction.atomic():

@@ -20,7 +20,7 @@ from django.db import transaction
 
 from encryption.models import Key, Stage, VmSecurity
 from encryption.services import change as changes
-from encryption.services import compliance, host_storage, live, offline
+from encryption.services import compliance, host_storage, live, offline, vtpm_device
 from encryption.services.change import Change
 from encryption.services.key_access import make_key, new_key_name
 from encryption.services.options import Wish, kms_cluster_of, plan_from_wish, policy_of, record_disk_policies, refuse
@@ -53,6 +53,7 @@ def changing(job: Job, progress: Progress, wish: Callable[[VirtualMachine], Wish
         change = Change(job, progress, vm, wish(vm), hypervisor, hypervisor.virtual_machine(vm.uuid))
         try:
             changes.settle(change)
+            vtpm_device.settle(change)
             sync.refresh_virtual_machine(vm, hypervisor)
             yield change
         except (Cancelled, ServiceError, HypervisorError):
@@ -71,11 +72,15 @@ def check_power(change: Change) -> None:
 def _carry_out(change: Change) -> None:
     policy = policy_of(change.wish)
     changes.destroy_originals(change)  # of a change that was interrupted: its rows would stand in the way
+    if change.facts.tpm is None:
+        vtpm_device.finish(change)
+    vtpm_device.begin(change)
     if policy.encrypts:
         key = _key(change)
         changes.begin_encryption(change, key)
     changes.begin_decryption(change)
     convert(change)
+    vtpm_device.finish(change)
     _finish(change)
 
 
@@ -111,6 +116,7 @@ def _key(change: Change) -> Key:
 
 def _finish(change: Change) -> None:
     vm, policy = change.vm, policy_of(change.wish)
+    vtpm_device.record(change)
     parts = [row.part for row in change.rows(Stage.IN_USE)]
     with transaction.atomic():
         record_disk_policies(vm, change.wish)
@@ -131,6 +137,7 @@ def _give_up(change: Change) -> None:
     """Cancelled or refused by the outside. The VM's policy and key go only if this job brought them and no part needs
     them."""
     changes.give_up(change)
+    vtpm_device.give_up(change)
     security = VmSecurity.objects.select_related("key__cluster").filter(virtual_machine=change.vm).first()
     if security is None or security.key is None or change.rows():
         return

@@ -79,5 +79,46 @@ def drop_staged(hypervisor: Hypervisor, row: WrappedSecret) -> None:
         hypervisor.delete_file(_staged(row), wipe=True)
 
 
+def read(hypervisor: Hypervisor, path: str) -> bytes | None:
+    """The state in the folder; None where there is none."""
+    found = hypervisor.file_facts(state_file(path))
+    return None if found is None or found.size > _MAX_STATE_BYTES else _read(hypervisor, state_file(path))
+
+
+def replace(hypervisor: Hypervisor, path: str, made: bytes) -> None:
+    """Other content for the state in the folder. Between the old one's end and the new one's place a kill leaves the
+    new one beside it, in full: `finish_replacing`."""
+    current, beside = state_file(path), _beside(path)
+    hypervisor.delete_file(beside, wipe=False)
+    hypervisor.create_file(beside, size=len(made), head=made, like=current)
+    if _read(hypervisor, beside) != made:
+        raise Conflict("verification_failed", f"{path}: the copy is not what was sent", hint="check the datastore")
+    _take_place(hypervisor, path, made)
+
+
+def finish_replacing(hypervisor: Hypervisor, path: str) -> None:
+    """After a kill: where the state is missing, what stands beside it takes its place."""
+    if hypervisor.file_facts(_beside(path)) is not None and hypervisor.file_facts(state_file(path)) is None:
+        _take_place(hypervisor, path, _read(hypervisor, _beside(path)))
+
+
+def _take_place(hypervisor: Hypervisor, path: str, made: bytes) -> None:
+    hypervisor.delete_file(state_file(path), wipe=False)
+    hypervisor.create_file(state_file(path), size=len(made), head=made, like=_beside(path))
+    hypervisor.delete_file(_beside(path), wipe=True)
+
+
+def _beside(path: str) -> str:
+    return f"{state_file(path)}.replacing"
+
+
+def destroy(hypervisor: Hypervisor, path: str) -> None:
+    """The state, overwritten, and its folder."""
+    for name in (state_file(path), _beside(path), f"{path}/.lock"):
+        if hypervisor.file_facts(name) is not None:
+            hypervisor.delete_file(name, wipe=True)
+    hypervisor.remove_folder(path)
+
+
 def _read(hypervisor: Hypervisor, path: str) -> bytes:
     return hypervisor.read_file(path, offset=0, length=_MAX_STATE_BYTES)

@@ -13,7 +13,7 @@ from django.db import transaction
 from django.db.models import Q
 
 from encryption.engine import options
-from encryption.engine.options import Assignment, CurrentDisk, CurrentVm, DesiredVm, HostAbilities, VmHardware
+from encryption.engine.options import Assignment, CurrentDisk, CurrentVm, DesiredVm, HostAbilities, StepKind, VmHardware
 from encryption.engine.options import Plan as Plan  # the shapes that delivery code shows
 from encryption.engine.options import Vmotion as Vmotion
 from encryption.models import (
@@ -187,8 +187,12 @@ def _assignments(
 
 
 @transaction.atomic
-def apply_options(*, vm_id: UUID, wish: Wish, actor: Actor) -> Job:
-    """Starts the job that does what `plan_options` shows. Raises Conflict with the first refusal of the plan."""
+def apply_options(*, vm_id: UUID, wish: Wish, actor: Actor, confirm: str = "") -> Job:
+    """Starts the job that does what `plan_options` shows. Raises Conflict with the first refusal of the plan.
+
+    `confirm` repeats the VM's name where its vTPM is removed: what is only in there is lost. Raises Invalid
+    (`confirmation_mismatch`).
+    """
     vm = vm_of(vm_id)
     policy = home_policy(wish)
     authorize(actor, ENCRYPT if policy.encrypts else DECRYPT, vm)
@@ -196,6 +200,12 @@ def apply_options(*, vm_id: UUID, wish: Wish, actor: Actor) -> Job:
     refuse(vm, plan)
     if plan.is_empty:
         raise Conflict("nothing_to_do", f"{vm} is as wanted already")
+    if confirm.strip() != vm.name and any(step.kind is StepKind.REMOVE_VTPM for step in plan.steps):
+        raise Invalid(
+            "confirmation_mismatch",
+            f"the vTPM of {vm} is destroyed by this, and that is not the VM's name",
+            hint="type the VM's name as it is shown",
+        )
     job = jobs.start(APPLY, target=vm, actor=actor, params=wish.as_params())
     events.record(
         "vm.options_requested", f"{policy} requested for {vm}", target=vm, actor=actor, job=job,
@@ -268,6 +278,8 @@ def _vmotion(vm: VirtualMachine) -> Vmotion:
 def _leftover(vm: VirtualMachine, disks: list[Disk], row: WrappedSecret) -> str:
     """The file of an unfinished part that its VM does not use: the half-written copy, or what was copied. Of a
     rotated passphrase only a keyslot is left."""
+    if row.stage == Stage.REMOVING:
+        return row.path
     if row.shares_image:
         return f"a keyslot of {row.path}"
     if row.replaces is not None and row.purpose != Purpose.VTPM:

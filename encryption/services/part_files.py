@@ -89,3 +89,26 @@ class PartFiles:
         """What the exchange has put aside; through the storage API it puts nothing aside."""
         if self.are_reached:
             vtpm_files.destroy(row.plain_path)
+
+    def read_tpm_state(self, path: str) -> bytes | None:
+        """The state in the folder `path`; None where there is none."""
+        return vtpm_files.read(path) if self.are_reached else host_vtpm.read(self.hypervisor, path)
+
+    def replace_tpm_state(self, path: str, made: bytes) -> None:
+        """Other content for the state of a powered-off VM; see `finish_replacing_tpm_state`."""
+        if self.are_reached:
+            vtpm_files.replace(path, made)
+        else:
+            host_vtpm.replace(self.hypervisor, path, made)
+
+    def finish_replacing_tpm_state(self, path: str) -> None:
+        """After a kill in `replace_tpm_state`: a state is there again, the old or the new one."""
+        if not self.are_reached:
+            host_vtpm.finish_replacing(self.hypervisor, path)
+
+    def destroy_tpm_state(self, path: str) -> None:
+        """Of a VM that has no vTPM any more."""
+        if self.are_reached:
+            vtpm_files.destroy(path)
+        else:
+            host_vtpm.destroy(self.hypervisor, path)

@@ -60,6 +60,26 @@ def is_encrypted(path: str) -> bool:
         return False
 
 
+def read(path: str) -> bytes | None:
+    """The state in the folder; None where there is none. Raises ImageFileError, OSError."""
+    name = str(swtpm.state_file(Path(path)))
+    if not image_files.exists(name):
+        return None
+    with image_files.opened(name) as file:
+        return file.read(vtpm_state.MAX_STATE_BYTES)
+
+
+def replace(path: str, made: bytes) -> None:
+    """Other content for the state in the folder, in one piece. Raises ImageFileError, OSError."""
+    name = str(swtpm.state_file(Path(path)))
+    image_files.create(f"{name}.replacing", like=name)
+    with image_files.opened(f"{name}.replacing", write=True) as file:
+        file.write(made)
+        os.fsync(file.fileno())
+    os.rename(f"{name}.replacing", name)
+    image_files.sync_folder(name)
+
+
 def exchange(row: WrappedSecret) -> None:
     """tpm2 -> tpm2.old, tpm2.new -> tpm2. Can be repeated: each rename is done only while its source is there."""
     new, current, old = staged(row), Path(row.path), Path(row.plain_path)

@@ -12,6 +12,7 @@ from encryption.views import (
     vm_options,
     vm_recrypt,
     vm_unlock,
+    vm_vtpm,
 )
 from inventory.models import TargetKind
 from inventory.views import extensions
@@ -23,6 +24,7 @@ extensions.add_target(TargetKind.KMS_CLUSTER, "encryption:kms-cluster")
 extensions.add_section(
     TargetKind.VIRTUAL_MACHINE, extensions.Section("Security", "VM Options", "encryption:vm-options")
 )
+extensions.add_section(TargetKind.VIRTUAL_MACHINE, extensions.Section("Security", "Virtual TPM", "encryption:vm-vtpm"))
 extensions.add_monitor_section(TargetKind.HOST, extensions.Section("", "Leftovers", "encryption:host-leftovers"))
 extensions.add_monitor_section(
     TargetKind.DATASTORE, extensions.Section("", "Leftovers", "encryption:datastore-leftovers")
@@ -51,4 +53,5 @@ __all__ = [
     "vm_options",
     "vm_recrypt",
     "vm_unlock",
+    "vm_vtpm",
 ]

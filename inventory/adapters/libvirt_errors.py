@@ -140,9 +140,9 @@ def operating(error: libvirt.libvirtError, label: str, what: str) -> HypervisorE
         )
     if "tpm-emulator" in text and _WRONG_TPM_KEY in text:
         return WrongKey(
-            "wrong_tpm_key",
-            f"{what}: the virtual TPM's key does not fit its state",
-            hint="the state is plain, or encrypted with another key",
+            "vtpm_key_mismatch",
+            f"{what}: vTPM key does not fit the state; nothing was changed",
+            hint="the state is plain, or encrypted with another key: bring back the one that belongs to this VM's key",
         )
     if code == libvirt.VIR_ERR_NO_SECRET:
         return SecretMissing(

@@ -29,6 +29,7 @@ from inventory.engine.domain_edit import (
 )
 from inventory.engine.domain_move import NewPlace, Traits, moved, traits
 from inventory.engine.domain_portable import check_portable, portable
+from inventory.engine.domain_tpm import add_tpm, remove_tpm
 from inventory.engine.domain_vbs import set_secure_boot, set_vbs, unset_vbs
 from inventory.engine.domain_xml import BadDefinition, loader_path, names_path, read_facts
 from inventory.engine.hypervisor import Power, VmFacts
@@ -40,6 +41,7 @@ __all__ = [
     "OwnFile",
     "Traits",
     "add_disk",
+    "add_tpm",
     "boot_files",
     "check_portable",
     "checked_name",
@@ -52,6 +54,7 @@ __all__ = [
     "own_files",
     "portable",
     "remove_disk",
+    "remove_tpm",
     "renamed",
     "secrets_of",
     "set_disk",

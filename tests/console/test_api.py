@@ -241,6 +241,10 @@ ROUTES_OF_VIEWS = {
     "encryption:attach-disk": "attach_disk",
     "encryption:detach-disk": "detach_disk",
     "encryption:destroy-disk": "destroy_detached_disk",
+    "encryption:add-vtpm": "add_vtpm",
+    "encryption:remove-vtpm": "remove_vtpm",
+    "encryption:vtpm-read": "read_vtpm_certificates",
+    "encryption:vtpm-replace": "replace_vtpm_certificate",
     "encryption:find-leftovers": "find_leftovers",
     "encryption:destroy-leftover": "destroy_leftover",
     "encryption:keep-leftover": "keep_leftover",
@@ -292,7 +296,7 @@ def test_whatever_a_page_can_change_the_api_can(alice: User, client: Client) -> 
 def _pages(inventory: sample.Sample) -> list[tuple[str, list[object]]]:
     """Every named page with arguments that fit its pattern."""
     fitting = {
-        "kind": "vm", "verb": "on", "view": "hosts", "job_id": uuid4(), "vm_id": inventory.vm.pk,
+        "kind": "vm", "verb": "on", "view": "hosts", "nv_index": 1, "job_id": uuid4(), "vm_id": inventory.vm.pk,
         "host_id": inventory.host.pk, "cluster_id": inventory.cluster.pk, "datacenter_id": inventory.datacenter.pk,
     }  # fmt: skip
     found: list[tuple[str, list[object]]] = []

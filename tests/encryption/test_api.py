@@ -337,7 +337,8 @@ def test_nothing_sealed_or_wrapped_is_in_any_answer(
         "event_id": Event.objects.all()[0].pk if Event.objects.exists() else 1,
         "provider_id": provider.pk, "server_id": KmsServer.objects.get().pk, "view": "hosts", "kind": "host",
         "alarm_id": raise_alarm("tests.planted", "an alarm", target=vm).pk,
-            "target_id": vm.host_id, "datastore_id": vm.host.datastores.create(name="images", kind="dir").pk,
+        "nv_index": 1, "target_id": vm.host_id,
+        "datastore_id": vm.host.datastores.create(name="images", kind="dir").pk,
     }  # fmt: skip
     writings = (PLANTED.decode(), PLANTED.hex(), PLANTED.hex().upper(), base64.b64encode(PLANTED).decode()[:-4])
     answered = 0

@@ -2,6 +2,7 @@
 
 import hashlib
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -15,6 +16,7 @@ from encryption.services import conversion, deep_recrypt, options, passphrases
 from encryption.services.options import Wish
 from encryption.services.release import open_secrets
 from inventory import jobs
+from inventory.jobs import Progress
 from inventory.models import Cluster, Host, Job, JobStatus, VirtualMachine
 from inventory.services import sync
 from tests.encryption.file_host import FileHost
@@ -132,7 +134,10 @@ class World:
         return passphrases.rotate_passphrases(vm_id=self.vm.pk, actor=self.actor)
 
     def run(self, job: Job) -> Job:
-        jobs.run(str(job.pk), _WORK[job.kind])
+        return self.run_by(job, _WORK[job.kind])
+
+    def run_by(self, job: Job, work: Callable[[Job, Progress], None]) -> Job:
+        jobs.run(str(job.pk), work)
         job.refresh_from_db()
         self.vm.refresh_from_db()
         return job

@@ -148,7 +148,7 @@ def error(code: int, text: str) -> libvirt.libvirtError:
         (1, "qemu unexpectedly closed the monitor: {...}: Invalid password, cannot unlock any keyslot", WrongKey,
          "wrong_disk_key"),
         (1, "internal error: qemu unexpectedly closed the monitor: tpm-emulator: TPM result for CMD_INIT: 0x101 "
-         "operation failed", WrongKey, "wrong_tpm_key"),
+         "operation failed", WrongKey, "vtpm_key_mismatch"),
         (42, "Domain not found", DomainMissing, "vm_missing"),
         (1, "internal error: client socket is closed", HostUnreachable, "host_lost"),
         (38, "End of file while reading data: Input/output error", HostUnreachable, "host_lost"),
