@@ -56,7 +56,7 @@ def revoke(request: HttpRequest, key_id: UUID) -> HttpResponse:
         return _page(key_id)
 
     return form(
-        request, forms.RevokeKeyForm, submit, title="Revoke key", button="Revoke", back=_page(key_id),
+        request, forms.RevokeKeyForm, submit, title="Revoke key", button="Revoke", back=_page(key_id), is_danger=True,
         text=f"Key {found} can never become active again. A key in use is revoked only as compromised; its VMs "
         "still open, and should be brought under another key.",
     )  # fmt: skip
@@ -72,7 +72,8 @@ def destroy(request: HttpRequest, key_id: UUID) -> HttpResponse:
         return _page(key_id)
 
     return form(
-        request, forms.DestroyKeyForm, submit, title="Destroy key", button="Destroy", back=_page(key_id),
+        request, forms.DestroyKeyForm, submit, title="Destroy key", button="Destroy", is_danger=True,
+        back=_page(key_id),
         text=f"Key {found} is destroyed at {found.cluster}, for ever. Copies of VMs, exports and backups that were "
         "encrypted under it, wherever they are, can then never be opened again."
         + (warning if found.is_foreign else ""),

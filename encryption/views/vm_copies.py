@@ -173,6 +173,7 @@ def delete(request: HttpRequest, bundle_id: UUID) -> HttpResponse:
         "button": "Delete",
         "text": f"Delete the folder {found} with the disks in it? Copies that were made of it elsewhere stay.",
         "back": reverse("encryption:bundles"),
+        "is_danger": True,
     }
     return dialog(request, template="encryption/kms_form.html", form=ConfirmForm, submit=submit, context=context)
 

@@ -96,14 +96,9 @@ def destroy(request: HttpRequest, secret_uuid: UUID) -> HttpResponse:
 
     text = f"{row.path} is overwritten and deleted, with the only key to it. Copies of it can then never be opened."
     return form(
-        request,
-        forms.DestroyLeftoverForm,
-        submit,
-        title="Destroy detached disk",
-        button="Destroy",
-        text=text,
-        back=back,
-    )
+        request, forms.DestroyLeftoverForm, submit, title="Destroy detached disk", button="Destroy", text=text,
+        back=back, is_danger=True,
+    )  # fmt: skip
 
 
 def _page(vm_id: UUID) -> str:
