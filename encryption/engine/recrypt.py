@@ -13,7 +13,18 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final
 
-from encryption.engine.options import CurrentDisk, CurrentVm, Finding, How, Plan, Step, StepKind, gigabytes, kept_states
+from encryption.engine.options import (
+    CurrentDisk,
+    CurrentVm,
+    Finding,
+    How,
+    Plan,
+    Step,
+    StepKind,
+    gigabytes,
+    host_copies,
+    kept_states,
+)
 
 NVRAM: Final = "nvram"
 VTPM: Final = "vtpm"
@@ -87,14 +98,6 @@ def _foreign(current: CurrentVm, disks: Iterable[CurrentDisk], *, home: bool) ->
         )
 
 
-def _unreachable(current: CurrentVm) -> Finding:
-    return Finding(
-        "files_not_reachable",
-        f"No worker of this console reaches the files of {current.name}",
-        "run a worker on that host, or move the VM to a host whose files a worker reaches",
-    )
-
-
 def _passphrase_refusals(current: CurrentVm) -> Iterable[Finding]:
     if current.is_running:
         yield Finding(
@@ -104,7 +107,11 @@ def _passphrase_refusals(current: CurrentVm) -> Iterable[Finding]:
             "shut it down; or choose new volume keys, which disks can get while it runs",
         )
     elif not current.files_reachable:
-        yield _unreachable(current)
+        yield Finding(
+            "files_not_reachable",
+            f"No worker of this console reaches the files of {current.name}, and keyslots are changed in place",
+            "choose new volume keys, which its host can give them; or run a worker on that host",
+        )
     if not _disks(current) and not current.is_nvram_encrypted:
         yield Finding(
             "nothing_to_recrypt",
@@ -149,8 +156,6 @@ def _volume_key_refusals(current: CurrentVm, parts: frozenset[str]) -> Iterable[
             f"{current.name} is running, and its home files ({' and '.join(home)}) are open",
             "choose its disks alone, which can be done while it runs; or shut it down",
         )
-    if parts and not current.is_running and not current.files_reachable:
-        yield _unreachable(current)
     if VTPM in parts and not current.tpm_state_known:
         yield Finding(
             "vtpm_state_unknown",
@@ -164,7 +169,11 @@ def _volume_key_refusals(current: CurrentVm, parts: frozenset[str]) -> Iterable[
 def _volume_key_steps(current: CurrentVm, parts: frozenset[str]) -> Iterable[Step]:
     yield _new_key()
     yield _wrap("Wrap all data keys under it, and draw a new one for each chosen part", How.KMS)
-    manner, how = ("while the VM runs", How.BLOCK_COPY) if current.is_running else ("while the VM is off", How.ENGINE)
+    manner, how = "while the VM is off", How.ENGINE
+    if current.is_running:
+        manner, how = "while the VM runs", How.BLOCK_COPY
+    elif not current.files_reachable:
+        manner, how = "while the VM is off, by its host", How.STORAGE_API
     for disk in _disks(current):
         if disk.target in parts:
             text = f"Copy {disk.target} into a LUKS image with a new volume key {manner}"
@@ -184,6 +193,8 @@ def _volume_key_warnings(current: CurrentVm, parts: frozenset[str]) -> Iterable[
     size = sum(disk.size for disk in _disks(current) if disk.target in parts)
     if size:
         yield Finding("space_needed", f"{gigabytes(size)} of free space are needed until the old images are deleted")
+    if not current.is_running and not current.files_reachable and parts:
+        yield host_copies(current)
     left = [HOME.get(part, part) for part in encrypted_parts(current) if part not in parts]
     if left:
         yield Finding("parts_left_out", f"{', '.join(left)}: volume key and data key stay as they are")

@@ -194,8 +194,12 @@ class FileHost(FakeHypervisor):
                 assert target.key is not None
                 key = Secret(target.key.passphrase)
                 qemu_img.copy_into_luks(source.path, source.format, target.path, key, lambda _: None)
+            elif target.key is not None:
+                between = HostImage(f"{target.path}.clear", "raw", None)
+                self._copy_image(source, between)
+                self._copy_image(between, target)
+                Path(between.path).unlink()
             else:
-                assert target.key is None
                 key = Secret(source.key.passphrase)
                 qemu_img.copy_out_of_luks(source.path, target.path, target.format, key, lambda _: None)
         except qemu_img.QemuImgFailed as exc:

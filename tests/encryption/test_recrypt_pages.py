@@ -198,7 +198,6 @@ def unfinished(vm: VirtualMachine) -> None:
         (plain, "not_encrypted"),
         (foreign_disk, "foreign_disk"),
         (foreign_home, "foreign_home"),
-        (far, "files_not_reachable"),
         (shared, "disk_shared"),
         (device, "disk_is_device"),
         (snapshot, "snapshots_present"),
@@ -215,6 +214,18 @@ def test_refused(admin: Client, api: Caller, vm: VirtualMachine, spoil: object, 
         answer = admin.post(dialog(vm), data)
         assert answer.status_code == 409 and told.body["hint"].lower() in answer.content.decode().lower()
     assert not Job.objects.exists()
+
+
+def test_passphrases_are_refused_where_no_worker_reaches_the_files(
+    admin: Client, api: Caller, vm: VirtualMachine
+) -> None:
+    far(vm)
+    assert api.post(route(vm, "/passphrases")).code == "files_not_reachable"
+    answer = admin.post(dialog(vm), {"way": "passphrases"})
+    assert answer.status_code == 409 and "choose new volume keys" in answer.content.decode().lower()
+    assert not Job.objects.exists()
+    plan = api.post(route(vm, "/plan"), {"way": "volume_keys", "parts": ["vda"]}).body
+    assert plan["refusals"] == [] and "host_copies" in {one["code"] for one in plan["warnings"]}
 
 
 def test_parts_that_cannot_be(admin: Client, api: Caller, vm: VirtualMachine) -> None:

@@ -1,6 +1,6 @@
 """VM Options: what is, what is wanted, and the plan from the one to the other. Pure."""
 
-from encryption.engine.options.encryption import kept_states
+from encryption.engine.options.encryption import host_copies, kept_states
 from encryption.engine.options.hardware import HostAbilities, VmHardware
 from encryption.engine.options.plan import plan
 from encryption.engine.options.state import Assignment, CurrentDisk, CurrentVm, DesiredVm, Vmotion
@@ -20,6 +20,7 @@ __all__ = [
     "VmHardware",
     "Vmotion",
     "gigabytes",
+    "host_copies",
     "kept_states",
     "plan",
 ]

@@ -164,18 +164,22 @@ def destroy_step(text: str) -> Step:
     return Step(StepKind.DESTROY_ORIGINALS, "", How.FILES, text)
 
 
+def host_copies(current: CurrentVm) -> Finding:
+    return Finding(
+        "host_copies",
+        f"No worker reaches the files of {current.name}: its host copies the disks itself. A copy that is "
+        "interrupted begins anew, the host holds the keys while it copies, and of originals with holes libvirt "
+        "frees the space without overwriting it",
+        "run a worker on that host if this matters",
+    )
+
+
 def warnings(current: CurrentVm, conversions: list[Step]) -> Iterable[Finding]:
     size = sum(step.size for step in conversions)
     if size:
         yield Finding("space_needed", f"{gigabytes(size)} of free space are needed until the originals are deleted")
     if any(step.how is How.STORAGE_API for step in conversions):
-        yield Finding(
-            "host_copies",
-            f"No worker reaches the files of {current.name}: its host copies the disks itself. A copy that is "
-            "interrupted begins anew, the host holds the keys while it copies, and of originals with holes libvirt "
-            "frees the space without overwriting it",
-            "run a worker on that host if this matters",
-        )
+        yield host_copies(current)
     kinds = {step.kind for step in conversions}
     if kinds & {StepKind.ENCRYPT_DISK, StepKind.ENCRYPT_NVRAM, StepKind.ENCRYPT_VTPM}:
         yield Finding(

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from encryption.engine import recrypt
-from encryption.engine.options import CurrentDisk, CurrentVm, Plan, StepKind
+from encryption.engine.options import CurrentDisk, CurrentVm, How, Plan, StepKind
 from encryption.engine.recrypt import Way
 
 DISK = CurrentDisk("vda", "disk", "raw", "/i/vda.luks", 3 * 2**30, True, False, True)
@@ -88,7 +88,7 @@ def test_what_is_left_out_is_told() -> None:
         ({"is_running": True}, Way.VOLUME_KEYS, ALL, ["home_in_use"]),
         ({"is_running": True}, Way.VOLUME_KEYS, {"vda", "vdb"}, []),
         ({"is_running": True, "files_reachable": False}, Way.VOLUME_KEYS, {"vda"}, []),
-        ({"files_reachable": False}, Way.VOLUME_KEYS, {"vda"}, ["files_not_reachable"]),
+        ({"files_reachable": False}, Way.VOLUME_KEYS, {"vda"}, []),
         ({"tpm_state_known": False}, Way.VOLUME_KEYS, ALL, ["vtpm_state_unknown"]),
         ({"tpm_state_known": False}, Way.VOLUME_KEYS, {"nvram"}, []),
         ({"home_is_ours": False}, Way.VOLUME_KEYS, {"nvram"}, ["foreign_home"]),
@@ -106,3 +106,10 @@ def test_refusals(change: dict[str, object], way: Way, parts: set[str], expected
     plan = recrypt.plan(replace(VM, **change), way, frozenset(parts))  # type: ignore[arg-type]
     assert codes(plan) == expected
     assert all(finding.hint for finding in plan.refusals)
+
+
+def test_a_host_whose_files_no_worker_reaches_copies_by_itself() -> None:
+    found = recrypt.plan(replace(VM, files_reachable=False), Way.VOLUME_KEYS, frozenset({"vda", "nvram"}))
+    (copied,) = [step for step in found.steps if step.target == "vda"]
+    assert copied.how is How.STORAGE_API and "by its host" in copied.text
+    assert "host_copies" in {finding.code for finding in found.warnings}

@@ -13,7 +13,7 @@ from encryption.engine.image import ImageFile
 from encryption.engine.key_server import KmsUnreachable
 from encryption.engine.secret import Secret
 from encryption.models import Key, Stage, WrappedSecret
-from encryption.services import deep_recrypt
+from encryption.services import deep_recrypt, host_storage
 from inventory import jobs
 from inventory.engine import domain_edit
 from inventory.engine.hypervisor import Power
@@ -53,7 +53,7 @@ def start(world: World) -> None:
 
 
 def volume_key(path: str, passphrase: Secret) -> Secret:
-    with image_files.opened(path) as file:
+    with Path(path).open("rb", buffering=0) as file:
         return luks.unlock(convert.read_prefix(ImageFile(file)), passphrase)
 
 
@@ -319,3 +319,20 @@ def test_half_applied_options_come_first(world: World) -> None:
     with pytest.raises(Conflict) as told:
         world.deepen()
     assert told.value.code == "change_unfinished"
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_on_a_host_whose_files_no_worker_reaches(
+    make_world: MakeWorld, keys: MemoryKeyServer, quick_tpm: None, monkeypatch: pytest.MonkeyPatch, in_memory: bool
+) -> None:
+    if not in_memory:
+        monkeypatch.setattr(host_storage, "IN_MEMORY_BYTES", 0)
+    world = make_world(Shape(remote=True))
+    world.succeed(world.all_disks())
+    before, old_keys = world.secrets, volume_keys(world)
+    finished(world, world.deepen())
+    check_new(world, before, old_keys, "vda", "vdb", "nvram", "vtpm")
+    world.check_encrypted("vda", "vdb")
+    assert world.hypervisor.secrets == {}
+    world.succeed(world.nothing())
+    world.check_plain()
