@@ -137,6 +137,7 @@ def look_for_bundles() -> None:
 @shared_task(name="encryption.unlock_vm")
 def unlock_vm(job_id: str) -> None:
     jobs.run(job_id, unlock.run_unlock_vm)
+    unlock.start_what_waited(job_id)
 
 
 @shared_task(name="encryption.unlock_of_provider")

@@ -250,7 +250,7 @@ def _take_over(
     missing = [part for part, secret in named.items() if secret not in known and not hypervisor.has_secret(secret)]
     if missing:
         return _locked(vm, _missing_on_host(vm), missing, None, actor, job)
-    locks.release(vm, actor=actor, job=job)
+    locks.release(vm, actor=actor, job=job, has_seen_definition=True)
     return None
 
 
@@ -341,7 +341,7 @@ def _forget(vm: VirtualMachine) -> None:
     with transaction.atomic():
         unknown = VmSecurity.objects.filter(virtual_machine=vm, key__isnull=True, locked_at__isnull=False)
         if unknown.exists():
-            locks.release(vm, actor=SYSTEM)
+            locks.release(vm, actor=SYSTEM, has_seen_definition=True)
             unknown.model.objects.filter(virtual_machine=vm, key__isnull=True).delete()
 
 

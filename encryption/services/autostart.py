@@ -5,11 +5,13 @@ one that died with its host's daemon it notes that it crashed. Those notes are w
 by its guest or by a person stays off.
 """
 
+from contextlib import suppress
+
 from inventory import events
 from inventory.authorize import SYSTEM
 from inventory.errors import ServiceError
 from inventory.models import Host, PowerState, Severity, VirtualMachine
-from inventory.services import power
+from inventory.services import connections, power
 from inventory.services.connections import Hypervisor
 
 
@@ -21,6 +23,16 @@ def start_again(host: Host, hypervisor: Hypervisor) -> None:
     for vm in waiting.distinct():
         if hypervisor.virtual_machine(vm.uuid).is_down_by_failure:
             _start(vm, host)
+
+
+def start_unlocked(vm: VirtualMachine) -> None:
+    """For a VM whose keys can be had again: what `start_again` could not do for want of them. A host that does not
+    answer is left to its return."""
+    if not (vm.is_autostarted and vm.is_present and vm.power_state == PowerState.OFF):
+        return
+    with suppress(ServiceError), connections.open_host(vm.host) as hypervisor:
+        if hypervisor.virtual_machine(vm.uuid).is_down_by_failure:
+            _start(vm, vm.host)
 
 
 def _start(vm: VirtualMachine, host: Host) -> None:

@@ -104,12 +104,19 @@ def _write(
             )  # fmt: skip
 
 
-def release(vm: VirtualMachine, *, actor: Actor | str, job: Job | None = None) -> None:
-    """All keys of the VM were had: it is locked no longer."""
+def release(
+    vm: VirtualMachine, *, actor: Actor | str, job: Job | None = None, has_seen_definition: bool = False
+) -> None:
+    """All keys of the VM that are known here were had: it is locked no longer.
+
+    One that opens with a key of somebody else, which its host did not have, stays locked unless its definition was
+    looked at for that.
+    """
+    found = VmSecurity.objects.filter(virtual_machine=vm, locked_at__isnull=False)
+    if not has_seen_definition:
+        found = found.exclude(lock_cause=LockCause.KEY_MISSING_ON_HOST)
     with transaction.atomic():
-        freed = VmSecurity.objects.filter(virtual_machine=vm, locked_at__isnull=False).update(
-            locked_at=None, lock_cause="", lock_detail="", lock_remedy="", lock_parts=[]
-        )
+        freed = found.update(locked_at=None, lock_cause="", lock_detail="", lock_remedy="", lock_parts=[])
         if freed:
             alarms.clear_alarm(ALARM, target=vm, job=job, is_told=True)
             events.record(

@@ -130,7 +130,7 @@ def send_keys(vm: VirtualMachine, hypervisor: Hypervisor, job: Job) -> None:
     if not known:
         return
     facts = hypervisor.virtual_machine(vm.uuid)
-    _refuse_unknown(vm, facts, hypervisor, {row.secret_uuid for row in known}, job)
+    refuse_unknown(vm, facts, hypervisor, job)
     if facts.has_managed_save:
         raise _saved_state_refused(vm)
     for row in known:
@@ -153,7 +153,7 @@ def send_keys(vm: VirtualMachine, hypervisor: Hypervisor, job: Job) -> None:
     if failures:
         locks.lock(vm, failures, actor=job.actor, job=job)
         raise failures[0].error
-    locks.release(vm, actor=job.actor, job=job)
+    locks.release(vm, actor=job.actor, job=job, has_seen_definition=True)
     for opened in found:
         put_secret(hypervisor, opened)
     events.record(
@@ -163,11 +163,13 @@ def send_keys(vm: VirtualMachine, hypervisor: Hypervisor, job: Job) -> None:
     note_release(vm, vm.host, told)
 
 
-def _refuse_unknown(vm: VirtualMachine, facts: VmFacts, hypervisor: Hypervisor, known: set[UUID], job: Job) -> None:
-    """A part that opens with a secret of which neither this console nor the host has anything: QEMU could not open it.
+def refuse_unknown(vm: VirtualMachine, facts: VmFacts, hypervisor: Hypervisor, job: Job) -> None:
+    """Locks a VM with a part whose secret neither this console nor the host has: QEMU could not open it. Raises
+    Conflict `key_missing_on_host`.
 
     A secret that somebody else put on the host is left to them. NOT checked: whether that one has a value.
     """
+    known = {row.secret_uuid for row in vm.wrapped_secrets.all()}
     foreign = {uuid: part for uuid, part in secrets_of(facts).items() if uuid not in known}
     parts = sorted(part for uuid, part in foreign.items() if not hypervisor.has_secret(uuid))
     if not parts:

@@ -4,15 +4,15 @@ from typing import Final
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import QuerySet
 
 from encryption.models import KmsCluster, LockCause, VmSecurity
-from encryption.services import adoption, locks
-from encryption.services.release import pass_gates, try_secrets
+from encryption.services import adoption, autostart, locks, release
 from inventory import events, jobs
 from inventory.authorize import SYSTEM, Actor, authorize
 from inventory.errors import Conflict, NotFound, ServiceError
 from inventory.jobs import Progress
-from inventory.models import Job, VirtualMachine
+from inventory.models import Job, JobStatus, VirtualMachine
 from inventory.services import connections
 from inventory.services.virtual_machines import vm_of
 
@@ -53,14 +53,34 @@ def run_unlock_vm(job: Job, progress: Progress) -> None:
         if error is not None:
             raise error
         return
+    security = security_of(vm)
+    has_seen_definition = security is not None and security.lock_cause == LockCause.KEY_MISSING_ON_HOST
+    if has_seen_definition:
+        progress.step("reading its definition")
+        with connections.open_host(vm.host) as hypervisor:
+            release.refuse_unknown(vm, hypervisor.virtual_machine(vm.uuid), hypervisor, job)
     progress.step("fetching its keys from the key provider")
-    error = try_again(vm, actor=job.actor, job=job)
+    error = try_again(vm, actor=job.actor, job=job, has_seen_definition=has_seen_definition)
     if error is not None:
         raise error
 
 
+def start_what_waited(job_id: str) -> None:
+    """After an Unlock that went well: starts the VM if its host was to start it and could not (see `autostart`).
+
+    Not part of the job: while that lives, no other can be started for the VM.
+    """
+    job = Job.objects.filter(pk=job_id, status=JobStatus.SUCCEEDED).first()
+    vm = VirtualMachine.objects.filter(pk=job.target_id).select_related("host").first() if job else None
+    if vm is not None:
+        autostart.start_unlocked(vm)
+
+
 def unlock_of_provider(cluster_id: str) -> int:
     """When a key provider is back: tries its locked VMs once, the longest locked first; returns how many are free.
+
+    Those that were to come up with their host, and waited, are started. A VM that waits for a secret on its host stays
+    as it is.
 
     Ends with the first VM that finds the provider lost again. NOT tried: more than 1,000 VMs, which *Unlock* and a
     start still try.
@@ -71,9 +91,9 @@ def unlock_of_provider(cluster_id: str) -> int:
     found = VirtualMachine.objects.filter(
         pk__in=cluster.keys.filter(wrapped_secrets__isnull=False).values("wrapped_secrets__virtual_machine"),
         security__locked_at__isnull=False,
-    )
+    ).exclude(security__lock_cause=LockCause.KEY_MISSING_ON_HOST)
     free = adoption.adopt_foreign(cluster)
-    for vm in found.order_by("security__locked_at")[:MOST]:
+    for vm in found.select_related("host").order_by("security__locked_at")[:MOST]:
         if vm.security.lock_cause == LockCause.HOST_UNTRUSTED:
             continue  # that is tried when its host passes again
         error = try_again(vm, actor=SYSTEM)
@@ -89,18 +109,30 @@ def security_of(vm: VirtualMachine) -> VmSecurity | None:
     return found
 
 
-def try_again(vm: VirtualMachine, *, actor: Actor | str, job: Job | None = None) -> ServiceError | None:
-    """Whether its host may have the keys, and whether they can be had: locked or free by that. Why not, or None."""
+def locked_among(vms: QuerySet[VirtualMachine]) -> int:
+    """How many of them are locked; one query."""
+    return VmSecurity.objects.filter(virtual_machine__in=vms, locked_at__isnull=False).count()
+
+
+def try_again(
+    vm: VirtualMachine, *, actor: Actor | str, job: Job | None = None, has_seen_definition: bool = False
+) -> ServiceError | None:
+    """Whether its host may have the keys, and whether they can be had: locked or free by that. Why not, or None.
+
+    Outside of a job of the VM, one that waited for its keys to come up with its host is started.
+    """
     rows = list(vm.wrapped_secrets.select_related("key__cluster", "virtual_machine"))
     try:
-        pass_gates(vm.host, purpose="unlock")
+        release.pass_gates(vm.host, purpose="unlock")
     except ServiceError as exc:
         parts = sorted({row.target or str(row.purpose) for row in rows})
         locks.lock_parts(vm, exc, parts, actor=actor, job=job)
         return exc
-    _, failures = try_secrets(rows)
+    _, failures = release.try_secrets(rows)
     if failures:
         locks.lock(vm, failures, actor=actor, job=job)
         return failures[0].error
-    locks.release(vm, actor=actor, job=job)
+    locks.release(vm, actor=actor, job=job, has_seen_definition=has_seen_definition)
+    if job is None:
+        autostart.start_unlocked(vm)
     return None

@@ -37,6 +37,7 @@ extensions.add_section(TargetKind.VIRTUAL_MACHINE, extensions.Section("Settings"
 extensions.add_badges(TargetKind.VIRTUAL_MACHINE, vm_unlock.badges)
 extensions.add_badges(TargetKind.VIRTUAL_MACHINE, compliance.badges)
 extensions.add_list_badges(TargetKind.VIRTUAL_MACHINE, compliance.list_badges)
+extensions.add_counts(vm_unlock.counts)
 extensions.add_action(TargetKind.HOST, compliance.actions)
 extensions.add_target(TargetKind.STORAGE_POLICY, "encryption:policy")
 extensions.add_card(TargetKind.VIRTUAL_MACHINE, "encryption:vm-card")

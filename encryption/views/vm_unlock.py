@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Model
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 
@@ -14,12 +14,18 @@ from inventory.forms import ConfirmForm
 from inventory.models import TargetKind, VirtualMachine
 from inventory.views import pages
 from inventory.views.dialogs import dialog
-from inventory.views.extensions import Action, Badge
+from inventory.views.extensions import Action, Badge, Count
 
 
 def badges(target: Model) -> Sequence[Badge]:
     security = unlock.security_of(target) if isinstance(target, VirtualMachine) else None
     return [("label-danger", "lock", "Locked")] if security and security.locked_at else []
+
+
+def counts(vms: QuerySet[VirtualMachine]) -> Sequence[Count]:
+    """Nothing where none is locked."""
+    locked = unlock.locked_among(vms)
+    return [("danger", "lock", "Locked", locked)] if locked else []
 
 
 def actions(target: Model, actor: Actor) -> Sequence[Action]:

@@ -6,6 +6,7 @@
     extensions.add_action(TargetKind.VIRTUAL_MACHINE, vm_actions)      # (target, actor) -> [Action, ...]
     extensions.add_badges(TargetKind.VIRTUAL_MACHINE, vm_badges)      # (target) -> [(label class, icon, word), ...]
     extensions.add_list_badges(TargetKind.VIRTUAL_MACHINE, list_badges)  # (ids) -> {id: [badge, ...]}
+    extensions.add_counts(vm_counts)   # (QuerySet of VMs) -> [(style, icon, word, number), ...]
     extensions.add_card(TargetKind.VIRTUAL_MACHINE, "encryption:vm-card")   # loaded by htmx into the Summary tab
     extensions.add_target(TargetKind.KMS_CLUSTER, "encryption:kms-cluster") # links of jobs and events
 
@@ -17,11 +18,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from django.db.models import Model
+from django.db.models import Model, QuerySet
 from django.urls import reverse
 
 from inventory.authorize import Actor
-from inventory.models import TargetKind
+from inventory.models import TargetKind, VirtualMachine
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,8 @@ Badge = tuple[str, str, str]  # label class, icon, word
 Actions = Callable[[Model, Actor], Sequence[Action]]
 Badges = Callable[[Model], Sequence[Badge]]
 ListBadges = Callable[[Sequence[UUID]], Mapping[UUID, Sequence[Badge]]]
+Count = tuple[str, str, str, int]  # style of a status, icon, word, number
+Counts = Callable[[QuerySet[VirtualMachine]], Sequence[Count]]
 
 _navigation: list[Entry] = [Entry("Inventory", "inventory:root", "tree-view")]
 _sections: dict[TargetKind, list[Section]] = defaultdict(list)
@@ -74,6 +77,7 @@ _monitor_sections: dict[TargetKind, list[Section]] = defaultdict(list)
 _actions: dict[TargetKind, list[Actions]] = defaultdict(list)
 _badges: dict[TargetKind, list[Badges]] = defaultdict(list)
 _list_badges: dict[TargetKind, list[ListBadges]] = defaultdict(list)
+_counts: list[Counts] = []
 _cards: dict[TargetKind, list[str]] = defaultdict(list)
 _targets: dict[str, str] = {}
 
@@ -101,6 +105,10 @@ def add_badges(kind: TargetKind, badges: Badges) -> None:
 
 def add_list_badges(kind: TargetKind, badges: ListBadges) -> None:
     _list_badges[kind].append(badges)
+
+
+def add_counts(counts: Counts) -> None:
+    _counts.append(counts)
 
 
 def add_card(kind: TargetKind, url_name: str) -> None:
@@ -138,6 +146,11 @@ def list_badges(kind: TargetKind, ids: Sequence[UUID]) -> Mapping[UUID, Sequence
         for target_id, badges in source(ids).items():
             found[target_id].extend(badges)
     return found
+
+
+def counts(vms: QuerySet[VirtualMachine]) -> list[Count]:
+    """What the apps above count among the VMs of a place."""
+    return [count for source in _counts for count in source(vms)]
 
 
 def card_urls(kind: TargetKind, target_id: UUID) -> list[str]:

@@ -3,7 +3,7 @@
 from typing import Final
 from uuid import UUID
 
-from django.db.models import Count, Q, Sum
+from django.db.models import Count, Q, QuerySet, Sum
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
@@ -50,18 +50,16 @@ def summary(request: HttpRequest, kind: str, target_id: UUID) -> HttpResponse:
     return render(request, f"inventory/{kind}_summary.html", context)
 
 
-def _totals(vms: object) -> dict[str, int]:
-    """Counts of the VMs in one query; `vms` is their QuerySet."""
-    if not hasattr(vms, "aggregate"):
-        raise TypeError("a QuerySet is needed")
-    totals: dict[str, int] = vms.aggregate(
+def _totals(vms: QuerySet[VirtualMachine]) -> dict[str, object]:
+    """Counts of the VMs in one query, and `counts` of the apps above."""
+    totals: dict[str, object] = vms.aggregate(
         total=Count("pk"),
         running=Count("pk", filter=Q(power_state=PowerState.ON)),
         off=Count("pk", filter=Q(power_state=PowerState.OFF)),
         tpm=Count("pk", filter=~Q(tpm_model="")),
         uefi=Count("pk", filter=Q(firmware="uefi")),
     )
-    return totals
+    return totals | {"counts": extensions.counts(vms)}
 
 
 def _below(target: pages.Place) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """The inventory tree at the left: three views of the same objects, children read when a node is first opened."""
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -15,6 +15,8 @@ from django.views.decorators.http import require_safe
 from inventory.authorize import Actor
 from inventory.models import TargetKind
 from inventory.services import tree as reads
+from inventory.views import extensions
+from inventory.views.extensions import Badge
 
 COOKIE: Final = "bartizan_tree"
 VIEWS: Final = {
@@ -37,6 +39,12 @@ class Branch:
     children: "list[Branch]"
     next_url: str
     hidden: int
+    marks: Sequence[Badge]  # what is wrong, as the apps above know it
+
+    @property
+    def has_lock(self) -> bool:
+        """Whether a mark shows the lock of an encrypted VM already."""
+        return any(icon == "lock" for _, icon, _ in self.marks)
 
 
 def view_of(request: HttpRequest) -> str:
@@ -79,13 +87,17 @@ def _number(text: str, default: int, most: int) -> int:
     return min(int(text), most) if text.isascii() and text.isdigit() and len(text) < 8 else default
 
 
-def _branch(actor: Actor, view: str, node: reads.Node, level: int, wanted: set[str]) -> Branch:
+def _branch(
+    actor: Actor, view: str, node: reads.Node, level: int, wanted: set[str], badges: Sequence[Badge] = ()
+) -> Branch:
     key = f"{node.kind}-{node.id}"
     is_open = node.has_children and key in wanted
     below, next_url, hidden = (
         _below(actor, view, node.kind, node.id, level + 1, wanted, reads.LIMIT) if is_open else ([], "", 0)
     )
-    return Branch(key, node, level, _url(view, node.kind, node.id, level + 1), is_open, below, next_url, hidden)
+    url = _url(view, node.kind, node.id, level + 1)
+    marks = [badge for badge in badges if badge[0] == "label-danger"]
+    return Branch(key, node, level, url, is_open, below, next_url, hidden, marks)
 
 
 def _below(
@@ -94,7 +106,10 @@ def _below(
     found = reads.children(view=reads.View(view), kind=kind, target_id=target_id, actor=actor, limit=limit)
     hidden = found.total - len(found.nodes)
     next_url = f"{_url(view, kind, target_id, level)}&limit={limit + reads.LIMIT}" if hidden else ""
-    return [_branch(actor, view, node, level, wanted) for node in found.nodes], next_url, hidden
+    vms = [node.id for node in found.nodes if node.kind == TargetKind.VIRTUAL_MACHINE]
+    badges = extensions.list_badges(TargetKind.VIRTUAL_MACHINE, vms) if vms else {}
+    below = [_branch(actor, view, node, level, wanted, badges.get(node.id, ())) for node in found.nodes]
+    return below, next_url, hidden
 
 
 def _url(view: str, kind: TargetKind, target_id: UUID, level: int) -> str:

@@ -77,6 +77,20 @@ def test_a_free_vm_shows_none_of_it_and_the_action_says_why(admin: Client, free:
     assert unlock_url(free) not in found, "an action that cannot be used does nothing"
 
 
+def test_marked_in_lists_and_tree_and_counted(looker: Client, locked: VirtualMachine) -> None:
+    cluster = locked.host.cluster
+    assert "Locked" in page(looker, "inventory:vms", "cluster", cluster.pk)
+    below = looker.get(reverse("inventory:tree-children", args=["hosts", "host", locked.host_id])).content.decode()
+    assert 'aria-label="app-01, powered off, locked"' in below and 'class="i danger"' in below
+    for place in (("datacenter", cluster.datacenter_id), ("cluster", cluster.pk), ("host", locked.host_id)):
+        assert "<dt>Locked</dt>" in page(looker, "inventory:summary", *place)
+    assert "<dt>Locked</dt>" in page(looker, "inventory:root")
+    VmSecurity.objects.update(locked_at=None)
+    assert "<dt>Locked</dt>" not in page(looker, "inventory:root")
+    below = looker.get(reverse("inventory:tree-children", args=["hosts", "host", locked.host_id])).content.decode()
+    assert "locked" not in below
+
+
 def test_the_action_of_a_locked_vm_leads_to_the_dialog(admin: Client, locked: VirtualMachine) -> None:
     found = page(admin, "inventory:summary", "vm", locked.pk)
     assert "Unlock…" in found and unlock_url(locked) in found and "It is not locked" not in found

@@ -5,8 +5,8 @@ from uuid import uuid4
 
 import pytest
 
-from encryption.models import LockCause, VmSecurity, WrappedSecret
-from encryption.services import autostart
+from encryption.models import KmsCluster, LockCause, VmSecurity, WrappedSecret
+from encryption.services import autostart, locks, unlock
 from inventory import jobs
 from inventory.engine.hypervisor import Power
 from inventory.models import Event, Job, JobStatus, PowerState, VirtualMachine
@@ -14,6 +14,7 @@ from inventory.services import power, sync
 from tests.encryption.file_host import MemoryKeyServer
 from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.world import Disk, Shape, World
+from tests.fakes import FakeSite
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("quick_tpm")]
 SHAPE = Shape((Disk("vda", "raw", 64 * 1024),), nvram=False, tpm=False)
@@ -25,6 +26,13 @@ def world(make_world: MakeWorld, keys: MemoryKeyServer) -> World:
     made.succeed(made.all_disks())
     Job.objects.all().delete()
     return made
+
+
+def unlock_it(world: World) -> Job:
+    job = unlock.unlock_vm(vm_id=world.vm.pk, actor=world.actor)
+    jobs.run(str(job.pk), unlock.run_unlock_vm)
+    job.refresh_from_db()
+    return job
 
 
 def comes_up(world: World, **changes: object) -> Job | None:
@@ -112,3 +120,66 @@ class TestSecretThatNobodyHas:
         assert event.data["cause"] == "key_missing_on_host" and "vda opens with a key that neither" in event.message
         world.hypervisor.secrets[self.foreign] = b"put there by its owner"
         assert self.start(world).status == JobStatus.SUCCEEDED
+
+    def test_unlock_looks_at_the_definition(self, world: World) -> None:
+        self.replaced(world)
+        job = unlock_it(world)
+        assert (job.status, job.error_code) == (JobStatus.FAILED, "key_missing_on_host")
+        assert unlock.unlock_of_provider(str(KmsCluster.objects.get().pk)) == 0
+        locks.release(world.vm, actor="alice")
+        assert VmSecurity.objects.get().lock_cause == LockCause.KEY_MISSING_ON_HOST
+        world.hypervisor.secrets[self.foreign] = b"put there by its owner"
+        assert unlock_it(world).status == JobStatus.SUCCEEDED
+        assert VmSecurity.objects.get().locked_at is None
+
+    def test_stays_locked_while_its_host_is_away(self, world: World, site: FakeSite) -> None:
+        self.replaced(world)
+        site.hosts.clear()
+        job = unlock_it(world)
+        assert job.status == JobStatus.FAILED and VmSecurity.objects.get().locked_at is not None
+
+
+class TestUnlocked:
+    """Its host came up while the key provider was lost."""
+
+    @pytest.fixture
+    def waiting(self, world: World, keys: MemoryKeyServer) -> World:
+        kept = dict(keys.keys)
+        keys.keys.clear()
+        job = comes_up(world)
+        assert job is not None
+        jobs.run(str(job.pk), power.run_power_on)
+        assert VmSecurity.objects.get().locked_at is not None
+        keys.keys.update(kept)
+        Job.objects.all().delete()
+        return world
+
+    def started(self, world: World) -> bool:
+        for job in Job.objects.filter(kind="inventory.power_on"):
+            jobs.run(str(job.pk), power.run_power_on)
+        return world.hypervisor.vms[world.uuid].power is Power.ON
+
+    def test_started_when_the_provider_is_back(self, waiting: World) -> None:
+        assert unlock.unlock_of_provider(str(KmsCluster.objects.get().pk)) == 1
+        assert self.started(waiting)
+        assert Event.objects.filter(kind="vm.autostart_requested").count() == 2
+
+    def test_started_after_an_unlock(self, waiting: World) -> None:
+        job = unlock_it(waiting)
+        unlock.start_what_waited(str(job.pk))
+        assert self.started(waiting)
+
+    def test_not_after_one_that_failed(self, waiting: World, keys: MemoryKeyServer) -> None:
+        keys.keys.clear()
+        unlock.start_what_waited(str(unlock_it(waiting).pk))
+        assert not self.started(waiting)
+
+    def test_what_somebody_shut_down_stays_off(self, waiting: World) -> None:
+        waiting.hypervisor.vms[waiting.uuid] = replace(waiting.hypervisor.vms[waiting.uuid], is_down_by_failure=False)
+        unlock.start_what_waited(str(unlock_it(waiting).pk))
+        assert not self.started(waiting)
+
+    def test_a_host_that_is_away_is_left_to_its_return(self, waiting: World, site: FakeSite) -> None:
+        site.hosts.clear()
+        assert unlock.unlock_of_provider(str(KmsCluster.objects.get().pk)) == 1
+        assert not Job.objects.exists()
