@@ -9,9 +9,13 @@ from django.http import HttpRequest
 from typing_extensions import override
 
 from encryption.models import (
+    Bundle,
+    Compliance,
+    DiskPolicy,
     Key,
     KmsCluster,
     KmsServer,
+    Leftover,
     MigrationProbe,
     StoragePolicy,
     VmMigration,
@@ -124,3 +128,44 @@ class MigrationProbeAdmin(LookOnly):
     list_filter = ["is_ready"]
     list_select_related = ["source", "target"]
     fields = ["source", "target", "is_ready", "code", "reason", "remedy", "checked_at"]
+
+
+@admin.register(DiskPolicy)
+class DiskPolicyAdmin(LookOnly):
+    list_display = ["virtual_machine", "target", "policy"]
+    list_filter = ["policy"]
+    search_fields = ["virtual_machine__name"]
+    list_select_related = ["virtual_machine", "policy"]
+    fields = ["virtual_machine", "target", "policy"]
+
+
+@admin.register(Compliance)
+class ComplianceAdmin(LookOnly):
+    list_display = ["virtual_machine", "state", "checked_at"]
+    list_filter = ["state"]
+    search_fields = ["virtual_machine__name"]
+    list_select_related = ["virtual_machine"]
+    fields = ["virtual_machine", "state", "findings", "observations", "checked_at"]
+
+
+@admin.register(Leftover)
+class LeftoverAdmin(LookOnly):
+    list_display = ["path", "host", "kind", "size_bytes", "virtual_machine", "found_at", "kept_by"]
+    list_filter = ["kind"]
+    search_fields = ["path", "host__name", "virtual_machine__name"]
+    list_select_related = ["host", "virtual_machine"]
+    fields = [
+        "host", "path", "kind", "size_bytes", "evidence", "virtual_machine", "found_at", "seen_at", "kept_at",
+        "kept_by", "kept_reason",
+    ]  # fmt: skip
+
+
+@admin.register(Bundle)
+class BundleAdmin(LookOnly):
+    list_display = ["folder", "state", "vm_name", "is_clear", "made_at", "made_by"]
+    list_filter = ["state", "is_clear"]
+    search_fields = ["folder", "vm_name", "vm_uuid", "key_id"]
+    fields = [
+        "folder", "state", "reason", "vm_name", "vm_uuid", "size_bytes", "is_clear", "made_at", "made_by", "console",
+        "kms_cluster", "kms_cluster_name", "key_id", "found_at",
+    ]  # fmt: skip

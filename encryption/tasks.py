@@ -14,7 +14,6 @@ from encryption.services import (
     export,
     host_trust,
     import_vm,
-    key_access,
     key_lifecycle,
     kms_health,
     leftover_files,
@@ -31,7 +30,7 @@ from inventory import jobs
 
 @shared_task(name="encryption.create_client_key")
 def create_client_key(job_id: str) -> None:
-    jobs.run(job_id, key_access.create_client_key)
+    jobs.run(job_id, client_keys.create_client_key)
 
 
 @shared_task(name="encryption.check_key_provider")

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from inventory import jobs
 from inventory.errors import ServiceError
-from inventory.models import Cluster, Datacenter, Datastore, Disk, Event, Host, Job, VirtualMachine
+from inventory.models import Alarm, Cluster, Datacenter, Datastore, Disk, Event, Host, Job, VirtualMachine
 from inventory.services import activity
 
 if TYPE_CHECKING:  # only django-stubs knows them as generic
@@ -143,3 +143,11 @@ class EventAdmin(LookOnly):
     list_filter = ["severity", "target_kind"]
     search_fields = ["message", "target_name", "actor", "kind"]
     date_hierarchy = "time"
+
+
+@admin.register(Alarm)
+class AlarmAdmin(LookOnly):
+    list_display = ["raised_at", "severity", "kind", "target_name", "message", "acknowledged_by", "cleared_at"]
+    list_filter = ["severity", "target_kind", "kind"]
+    search_fields = ["message", "target_name", "kind"]
+    date_hierarchy = "raised_at"

@@ -11,8 +11,21 @@ from django.test import Client
 from django.urls import reverse
 
 from console.models import ApiToken
-from encryption.models import Key, KmsCluster, KmsServer, Purpose, StoragePolicy, VmSecurity, WrappedSecret
-from inventory.models import Cluster, Datacenter, Datastore, Event, Host, Job, JobStatus, VirtualMachine
+from encryption.models import (
+    Bundle,
+    Compliance,
+    DiskPolicy,
+    Key,
+    KmsCluster,
+    KmsServer,
+    Leftover,
+    Purpose,
+    StoragePolicy,
+    VmSecurity,
+    WrappedSecret,
+)
+from inventory.alarms import raise_alarm
+from inventory.models import Alarm, Cluster, Datacenter, Datastore, Event, Host, Job, JobStatus, VirtualMachine
 from tests import sample
 from tests.sample import Sample
 
@@ -21,7 +34,7 @@ PLANTED = b"planted-sealed-or-wrapped-bytes!"
 WRITINGS = (PLANTED.decode(), PLANTED.hex(), base64.b64encode(PLANTED).decode()[:-4])
 LOOK_ONLY = [
     Datacenter, Cluster, Host, Datastore, VirtualMachine, Job, Event, KmsCluster, KmsServer, Key, StoragePolicy,
-    VmSecurity, WrappedSecret,
+    VmSecurity, WrappedSecret, Alarm, DiskPolicy, Compliance, Leftover, Bundle,
 ]  # fmt: skip
 
 
@@ -37,6 +50,11 @@ def inventory() -> Sample:
     WrappedSecret.objects.create(
         virtual_machine=found.vm, purpose=Purpose.NVRAM, key=key, wrapped=PLANTED, path="/images/x", secret_uuid=uuid4()
     )
+    raise_alarm("host.disconnected", "kvm02 is disconnected", target=found.lost_host, evidence=["refused"])
+    DiskPolicy.objects.create(virtual_machine=found.vm, target="vda", policy=policy)
+    Compliance.objects.create(virtual_machine=found.vm, findings=[{"code": "disk_plain"}])
+    Leftover.objects.create(host=found.host, path="/images/old.raw", kind=Leftover.Kind.ORIGINAL, fingerprint="x")
+    Bundle.objects.create(folder="app-01", vm_name="app-01")
     return found
 
 

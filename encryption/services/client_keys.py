@@ -36,6 +36,33 @@ _CLOCK_SKEW: Final = timedelta(minutes=5)
 _UPLOAD_KEPT: Final = timedelta(hours=1)
 
 
+def create_client_key(job: Job, progress: Progress) -> None:
+    """Makes the console's key pair for one key provider, seals it, and writes the CSR for its administrator."""
+    cluster = cluster_of(job)
+    progress.step("creating the client key")
+    private = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Bartizan {cluster.id}")])
+    request = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(name)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .sign(private, hashes.SHA256())
+    )
+    pem = private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    with transaction.atomic():
+        cluster.client_key_next_sealed = keywrap.wrap(console_key(), Secret(pem))
+        cluster.client_csr_pem = request.public_bytes(serialization.Encoding.PEM).decode()
+        cluster.client_certificate_next_pem = ""  # one pair is in the making at a time: this one now
+        cluster.save(update_fields=["client_key_next_sealed", "client_csr_pem", "client_certificate_next_pem"])
+        events.record(
+            "kms.client_key_created",
+            f"{cluster}: new client key; its signing request waits for the KMS administrator",
+            target=cluster, actor=job.actor, job=job,
+        )  # fmt: skip
+
+
 def issue_client_certificate(job: Job, progress: Progress) -> None:
     """A new key and certificate: from the cluster's console CA, which is made at first, or self-signed."""
     cluster = cluster_of(job)

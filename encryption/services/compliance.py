@@ -28,7 +28,7 @@ from encryption.models import (
     VmSecurity,
     WrappedSecret,
 )
-from encryption.services import messages, vm_metadata
+from encryption.services import exposure, messages, vm_metadata
 from encryption.services.observation import observe
 from encryption.services.storage_policies import policy_of, with_policy
 from inventory import events, jobs
@@ -321,9 +321,10 @@ def _note(vm: VirtualMachine, result: Result, job: Job | None) -> None:
                 "state": result.state.value, "findings": findings, "observations": observations, "checked_at": now,
             },
         )  # fmt: skip
-        if result.state is compliance.State.NONCOMPLIANT:
-            _raise(vm, result, job)
-        elif result.state is compliance.State.COMPLIANT:
+        bad = [one for one in result.findings if not one.is_unknown and one.code not in exposure.TOLD_HERE]
+        if bad:
+            _raise(vm, bad, job)
+        elif not any(one.is_unknown for one in result.findings):
             clear_alarm(ALARM, target=vm, job=job, is_told=True)
         if _is_news(before, result):
             _tell(vm, result, job)
@@ -336,8 +337,7 @@ def _is_news(before: Compliance | None, result: Result) -> bool:
     return before.state != result.state or known != {(one.code, one.part) for one in result.findings}
 
 
-def _raise(vm: VirtualMachine, result: Result, job: Job | None) -> None:
-    bad = [finding for finding in result.findings if not finding.is_unknown]
+def _raise(vm: VirtualMachine, bad: Sequence[Finding], job: Job | None) -> None:
     raise_alarm(
         ALARM, f"{vm} is not what its storage policies say: {_summary(bad)}", target=vm, severity=Severity.ERROR,
         remedy="; ".join(dict.fromkeys(finding.remedy for finding in bad)),

@@ -1,4 +1,4 @@
-"""Worker side of the key providers: our client key, connections with failover, keys. Never in the web process."""
+"""Worker side of the key providers: connections with failover, keys. Never in the web process."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -7,10 +7,6 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final, Self, TypeVar
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
@@ -36,7 +32,6 @@ from encryption.services import kms_alarms, messages
 from inventory import events, jobs
 from inventory.authorize import SYSTEM
 from inventory.errors import Conflict, NotFound, Refused, ServiceError, Unavailable, Untrusted
-from inventory.jobs import Progress
 from inventory.models import Job, Severity, VirtualMachine
 
 T = TypeVar("T")
@@ -58,33 +53,6 @@ def service_error(exc: KmsError) -> ServiceError:
         NotPermitted: Refused,
     }
     return kinds.get(type(exc), Conflict)(exc.code, str(exc), hint=exc.hint)
-
-
-def create_client_key(job: Job, progress: Progress) -> None:
-    """Makes the console's key pair for one key provider, seals it, and writes the CSR for its administrator."""
-    cluster = cluster_of(job)
-    progress.step("creating the client key")
-    private = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Bartizan {cluster.id}")])
-    request = (
-        x509.CertificateSigningRequestBuilder()
-        .subject_name(name)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
-        .sign(private, hashes.SHA256())
-    )
-    pem = private.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    with transaction.atomic():
-        cluster.client_key_next_sealed = keywrap.wrap(console_key(), Secret(pem))
-        cluster.client_csr_pem = request.public_bytes(serialization.Encoding.PEM).decode()
-        cluster.client_certificate_next_pem = ""  # one pair is in the making at a time: this one now
-        cluster.save(update_fields=["client_key_next_sealed", "client_csr_pem", "client_certificate_next_pem"])
-        events.record(
-            "kms.client_key_created",
-            f"{cluster}: new client key; its signing request waits for the KMS administrator",
-            target=cluster, actor=job.actor, job=job,
-        )  # fmt: skip
 
 
 def note_failure(server: KmsServer, exc: KmsError | ServiceError) -> None:

@@ -13,7 +13,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from encryption.models import Key, KmsCluster, KmsServer
-from encryption.services import key_access
+from encryption.services import client_keys
 from inventory import jobs
 from inventory.models import Event, Job
 
@@ -180,7 +180,7 @@ def test_both_directions_of_trust(admin: Client, provider: KmsCluster) -> None:
     assert admin.post(url("kms-client-key", provider.pk), headers=HTMX).status_code == 204
     busy = admin.post(url("kms-client-key", provider.pk), headers=HTMX)
     assert busy.status_code == 409 and "is busy" in busy.content.decode()
-    jobs.run(str(Job.objects.get().pk), key_access.create_client_key)
+    jobs.run(str(Job.objects.get().pk), client_keys.create_client_key)
     provider.refresh_from_db()
     download = admin.get(url("kms-client-request", provider.pk))
     assert download.content.decode() == provider.client_csr_pem and "attachment" in download["Content-Disposition"]

@@ -6,7 +6,7 @@ from uuid import uuid4
 from django.contrib.auth.models import User
 
 from encryption.models import KmsCluster
-from encryption.services import key_access, key_providers
+from encryption.services import client_keys, key_providers
 from inventory import jobs
 from inventory.jobs import Progress
 from inventory.models import Cluster, Host, Job, VirtualMachine
@@ -31,7 +31,7 @@ def bare(actor: User, *servers: RunningKms, name: str = "Real") -> KmsCluster:
 def connected(actor: User, *servers: RunningKms, name: str = "Real") -> KmsCluster:
     """With a client certificate that the KMS administrator signed."""
     made = bare(actor, *servers, name=name)
-    run(key_providers.request_client_key(cluster_id=made.pk, actor=actor), key_access.create_client_key)
+    run(key_providers.request_client_key(cluster_id=made.pk, actor=actor), client_keys.create_client_key)
     made.refresh_from_db()
     signed = kms.sign_client_csr(servers[0].layout, made.client_csr_pem.encode())
     return key_providers.install_client_certificate(cluster_id=made.pk, certificate_pem=signed.decode(), actor=actor)

@@ -198,7 +198,7 @@ def test_what_was_put_in_the_uploads_place_is_checked_again(
 def test_a_new_signing_request_gives_up_what_is_staged(alice: User, kms_server: RunningKms) -> None:
     provider = connected(alice, kms_server)
     assert made(provider, "self_signed", alice).client_certificate_next_pem
-    run(key_providers.request_client_key(cluster_id=provider.pk, actor=alice), key_access.create_client_key)
+    run(key_providers.request_client_key(cluster_id=provider.pk, actor=alice), client_keys.create_client_key)
     provider.refresh_from_db()
     assert provider.client_csr_pem and not provider.client_certificate_next_pem
     assert made(provider, "self_signed", alice).client_csr_pem == ""

@@ -70,6 +70,13 @@ def test_what_a_change_leaves_is_compliant_and_said_so_at_once(world: World) -> 
     assert not Event.objects.filter(kind="vm.compliance_changed").exists()
 
 
+def test_a_saved_state_is_one_alarm(world: World) -> None:
+    world.hypervisor.change(world.uuid, has_managed_save=True)
+    sync.refresh_virtual_machine(world.vm, world.hypervisor)
+    assert codes(look(world)) == [("managed_save_present", "vm")]
+    assert [alarm.kind for alarm in Alarm.objects.filter(cleared_at=None)] == ["vm.memory_in_clear"]
+
+
 def test_a_plain_vm_has_nothing_to_comply_with(world: World) -> None:
     raise_alarm("vm.noncompliant", "odd", target=world.vm)
     world.succeed(world.nothing())

@@ -14,7 +14,7 @@ from django.contrib.auth.models import User
 from encryption.adapters import image_files, swtpm
 from encryption.engine import metadata
 from encryption.models import Key, KmsCluster, Stage, VmSecurity, WrappedSecret
-from encryption.services import key_access, key_providers, offline
+from encryption.services import client_keys, key_providers, offline
 from inventory import jobs
 from inventory.engine import domain_edit
 from inventory.engine.hypervisor import OperationRefused, Power
@@ -38,7 +38,7 @@ def real_kms(alice: User, kms_server: RunningKms) -> KmsCluster:
     """A key provider whose trust was set up as a person does it."""
     made = key_providers.add_provider(name="Lab", host="127.0.0.1", port=kms_server.port, actor=alice)
     key_providers.trust_server(cluster_id=made.pk, certificate_pem=kms_server.ca_pem.decode(), actor=alice)
-    jobs.run(str(key_providers.request_client_key(cluster_id=made.pk, actor=alice).pk), key_access.create_client_key)
+    jobs.run(str(key_providers.request_client_key(cluster_id=made.pk, actor=alice).pk), client_keys.create_client_key)
     made.refresh_from_db()
     signed = kms.sign_client_csr(kms_server.layout, made.client_csr_pem.encode())
     return key_providers.install_client_certificate(cluster_id=made.pk, certificate_pem=signed.decode(), actor=alice)

@@ -9,7 +9,7 @@ import pytest
 from django.contrib.auth.models import User
 
 from encryption.models import Key, KmsCluster
-from encryption.services import certificates, key_access, key_providers
+from encryption.services import certificates, client_keys, key_providers
 from encryption.services.key_access import fetched_key, make_key
 from inventory import jobs
 from inventory.models import Cluster, Job
@@ -25,7 +25,7 @@ def rebuilt(actor: User, server: RunningKms, identity: UUID) -> KmsCluster:
         name="Rebuilt", host="127.0.0.1", port=server.port, identity=identity, actor=actor
     )
     key_providers.trust_server(cluster_id=made.pk, certificate_pem=server.ca_pem.decode(), actor=actor)
-    run(key_providers.request_client_key(cluster_id=made.pk, actor=actor), key_access.create_client_key)
+    run(key_providers.request_client_key(cluster_id=made.pk, actor=actor), client_keys.create_client_key)
     made.refresh_from_db()
     signed = kms.sign_client_csr(server.layout, made.client_csr_pem.encode())
     return key_providers.install_client_certificate(cluster_id=made.pk, certificate_pem=signed.decode(), actor=actor)
