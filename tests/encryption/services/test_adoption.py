@@ -18,7 +18,7 @@ from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.services.real_kms import run
 from tests.encryption.world import Disk, Shape, World, provider
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 PARTS = ["nvram", "vda", "vtpm"]
 
 

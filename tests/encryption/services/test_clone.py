@@ -23,7 +23,7 @@ from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.services.real_kms import run
 from tests.encryption.world import Disk, Shape, World
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 
 @pytest.fixture

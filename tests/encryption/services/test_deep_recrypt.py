@@ -26,7 +26,7 @@ from tests.encryption.services.test_offline import held_by_qemu
 from tests.encryption.services.test_recrypt import carried
 from tests.encryption.world import Disk, Shape, World
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 DISKS = Shape((Disk("vda", "raw"), Disk("vdb", "qcow2")), nvram=False, tpm=False)
 
 

@@ -28,7 +28,7 @@ from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.services.real_kms import run
 from tests.encryption.world import TPM_PLAIN, Disk, Shape, World
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)

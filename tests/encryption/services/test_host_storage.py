@@ -25,7 +25,7 @@ from tests.encryption.services import test_offline
 from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.world import KIB, Disk, Shape, World
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 FAR = Shape((Disk("vda", "raw"), Disk("vdb", "qcow2")), remote=True)
 ONE_RAW = Shape((Disk("vda", "raw"),), nvram=False, tpm=False, remote=True)

@@ -25,7 +25,7 @@ from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.services.real_kms import connected, run
 from tests.encryption.world import Disk, Shape, World
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("quick_tpm")]
+pytestmark = [pytest.mark.django_db, pytest.mark.slow, pytest.mark.usefixtures("quick_tpm")]
 Sent = list[tuple[str, list[str], str]]
 
 

@@ -23,7 +23,7 @@ from tests.encryption.services.test_offline import held_by_qemu
 from tests.encryption.services.test_recrypt import carried
 from tests.encryption.world import Disk, Shape, World
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 
 @pytest.fixture
