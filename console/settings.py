@@ -183,6 +183,8 @@ if CONSOLE_KEY and not re.fullmatch("[0-9a-fA-F]{64}", CONSOLE_KEY):
 KMIP_TIMEOUT_SECONDS = env_int("BARTIZAN_KMIP_TIMEOUT", 10, minimum=1, maximum=300)
 # Where workers put exported VMs, and look for VMs to import; the same folder for all of them.
 EXCHANGE_DIR = env_path("BARTIZAN_EXCHANGE_DIR", STATE_DIR / "exchange")
+# Where attestation agents register; `manage registrar` listens there.
+REGISTRAR_LISTEN = env_str("BARTIZAN_REGISTRAR_LISTEN", "127.0.0.1:8890")
 LIBVIRT_TEST_DRIVER = env_bool("BARTIZAN_LIBVIRT_TEST_DRIVER", default=False)
 
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]

@@ -11,13 +11,14 @@ from uuid import UUID
 from django.db import transaction
 from django.utils import timezone
 
+from attestation.services import verifier_identity
 from encryption.models import KmsCluster, KmsServer, VmSecurity, WrappedSecret
 from encryption.services import key_providers
 from inventory import events
 from inventory.authorize import SYSTEM
 from inventory.models import Cluster, Datacenter, Host, Job, JobStatus, Severity, VirtualMachine
 from inventory.services import hosts, places
-from lab import kms
+from lab import kms, machine, register_tpms
 from lab.errors import LabError
 from lab.layout import HOST_NAMES, HostLayout, Lab
 
@@ -29,9 +30,11 @@ _PATIENCE_SECONDS = 120.0
 
 
 def register(lab: Lab, key_server: kms.KmsLayout) -> list[str]:
-    """Enters hosts and key server; one line for each thing done. Raises LabError where a job does not end well."""
+    """Enters hosts, key server and TPMs; one line for each thing done. Raises LabError where a job does not end well."""
     forget_removed_lab(_authority(key_server))
-    return [*_register_hosts(lab), *_register_key_server(key_server)]
+    # First of all: agents start when they have it, and register while the rest is entered.
+    machine.trust_console(lab, verifier_identity.ca_pem())
+    return [*_register_hosts(lab), *_register_key_server(key_server), *register_tpms.register(lab)]
 
 
 def forget_removed_lab(authority: str) -> None:

@@ -12,7 +12,7 @@ from typing import Self
 
 import libvirt
 
-from lab import accel, guests, hosts, images, layout, processes
+from lab import accel, guests, hosts, images, layout, machine, processes
 from lab.domains import channel_path
 from lab.errors import LabError
 from lab.guest_client import GuestClient
@@ -36,6 +36,7 @@ def prepare(state: Path, *, cache: Path | None = None) -> tuple[Lab, GuestImages
         if lab.accelerator is None:
             lab = layout.with_accelerator(lab, accel.probe(made, user))
         hosts.prepare(lab)
+        machine.prepare(lab)
         guests.prepare(lab, made)
     return lab, made
 

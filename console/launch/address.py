@@ -16,6 +16,7 @@ from console.launch.state import write_private
 from console.launch.steps import LaunchError
 
 DEFAULT_LISTEN = "127.0.0.1:8440"
+REGISTRAR_PORT = 8890  # Keylime's, which agents have in their settings
 CERTIFICATE_DAYS = 397  # the longest that browsers accept of a server certificate
 RENEW_DAYS = 30
 
@@ -76,11 +77,11 @@ class Listen:
         return ",".join(_bracketed(name) for name in self.names)
 
 
-def parse_listen(text: str) -> Listen:
+def parse_listen(text: str, *, given_as: str = "--listen") -> Listen:
     """`HOST:PORT` with an IPv6 address in brackets. Raises LaunchError for anything else."""
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})", text)
     if match is None or not 1 <= int(match[3]) <= 65535:
-        raise LaunchError(f"--listen {text!r} is not HOST:PORT", hint=f"for example --listen {DEFAULT_LISTEN}")
+        raise LaunchError(f"{given_as} {text!r} is not HOST:PORT", hint=f"for example {DEFAULT_LISTEN}")
     return Listen(match[1] or match[2], int(match[3]))
 
 
@@ -99,6 +100,15 @@ def require_free(listen: Listen) -> None:
         raise LaunchError(
             f"cannot listen on {listen.bind}: {exc.strerror}", hint="choose another address with --listen HOST:PORT"
         ) from exc
+
+
+def is_free(listen: Listen) -> bool:
+    """Whether `require_free` would let it pass."""
+    try:
+        require_free(listen)
+    except LaunchError:
+        return False
+    return True
 
 
 def ensure_certificate(folder: Path, names: list[str], *, now: datetime) -> tuple[Path, Path, str]:

@@ -1,7 +1,8 @@
-"""The local lab's part of the supervision: its key server, its two libvirt hosts, and the guests on them."""
+"""The local lab's part of the supervision: its key server, two libvirt hosts with TPMs and agents, guests on them."""
 
 from pathlib import Path
 
+from console.launch.address import Listen
 from console.launch.processes import Installation, Program
 from console.launch.state import State
 from console.launch.steps import LaunchError, Steps, digest, run_command
@@ -37,6 +38,11 @@ def programs(installation: Installation) -> list[Program]:
     for host in found.hosts:
         command, environment = hosts.host_command(found, host, dies_with_caller=True)
         daemons.append(Program("lab", f"host-{host.name}", tuple(command), environment, stop_seconds=15))
+        machine = (
+            str(installation.python), "-m", "lab.machine", "--state", str(found.state), "--host", host.name,
+            "--registrar", _reachable(installation.registrar),
+        )  # fmt: skip
+        daemons.append(Program("lab", f"machine-{host.name}", machine, stop_seconds=30))
     key_server = kms.KmsLayout.load(_key_server_folder(found))
     guests = (
         str(installation.python), "-m", "lab.keep_guests",
@@ -84,6 +90,11 @@ def _prepare_key_server(found: Lab) -> None:
     link = found.state / "kms"
     if folder != link and not link.is_symlink():
         link.symlink_to(folder)
+
+
+def _reachable(registrar: Listen) -> str:
+    """Where agents on this machine find it."""
+    return Listen(registrar.local_host, registrar.port).bind
 
 
 def _key_server_folder(found: Lab) -> Path:

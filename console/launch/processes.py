@@ -48,6 +48,7 @@ class Installation:
     root: Path
     state: State
     listen: Listen
+    registrar: Listen
     database_url_file: Path | None = None
     extra_hosts: str = ""
     certificate: Path | None = None
@@ -92,6 +93,7 @@ def django_environment(installation: Installation, *, console_key: bool = False)
         "BARTIZAN_REDIS_PASSWORD_FILE": str(state.redis_password),
         "BARTIZAN_ALLOWED_HOSTS": f"{hosts},{installation.extra_hosts}" if installation.extra_hosts else hosts,
         "BARTIZAN_HTTPS": "1" if installation.listen.https else "0",
+        "BARTIZAN_REGISTRAR_LISTEN": installation.registrar.bind,
         "BARTIZAN_ASSETS_DIR": str(state.assets),
         "BARTIZAN_STATIC_ROOT": str(state.static),
     }
@@ -104,7 +106,7 @@ def django_environment(installation: Installation, *, console_key: bool = False)
 
 
 def console_programs(installation: Installation) -> list[Program]:
-    """The console without a lab: Redis, web, one worker per queue, beat, the libvirt event listener."""
+    """The console without a lab: Redis, web, one worker per queue, beat, the libvirt event listener, the registrar."""
     python, django = str(installation.python), django_environment(installation)
     celery = (python, "-m", "celery", "-A", "console")
     schedule = installation.state.run / "celerybeat-schedule"
@@ -127,6 +129,7 @@ def console_programs(installation: Installation) -> list[Program]:
         ),
         Program("console", "beat", (*celery, "beat", "-l", "INFO", "--pidfile=", "-s", str(schedule)), django),
         Program("console", "watch-hosts", (python, "manage.py", "watch_hosts"), django),
+        Program("console", "registrar", (python, "manage.py", "registrar"), django),
     ]  # fmt: skip
 
 

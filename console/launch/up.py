@@ -18,7 +18,16 @@ from typing import NoReturn
 
 from console.env import env_str
 from console.launch import assets, lab_processes, supervisor
-from console.launch.address import DEFAULT_LISTEN, Listen, ensure_certificate, now, parse_listen, require_free
+from console.launch.address import (
+    DEFAULT_LISTEN,
+    REGISTRAR_PORT,
+    Listen,
+    ensure_certificate,
+    is_free,
+    now,
+    parse_listen,
+    require_free,
+)
 from console.launch.processes import (
     Installation,
     Program,
@@ -29,6 +38,7 @@ from console.launch.processes import (
 )
 from console.launch.state import ADMINISTRATOR, State, state_of, write_private
 from console.launch.steps import NAME_WIDTH, LaunchError, Steps, digest, run_command
+from lab import layout
 
 START_SECONDS = 120.0
 
@@ -61,7 +71,9 @@ def up(root: Path, options: UpOptions) -> int:
             if drawn:
                 steps.say("secrets", f"drawn: {', '.join(drawn)}")
             require_free(options.listen)
-            installation = _installation(root, state, options.listen)
+            registrar = _registrar(state, options)
+            require_free(registrar)
+            installation = _installation(root, state, options.listen, registrar)
             if options.listen.https:
                 installation = _with_certificate(steps, installation)
             password = _prepare_console(steps, installation)
@@ -76,9 +88,24 @@ def up(root: Path, options: UpOptions) -> int:
         return 130
 
 
-def _installation(root: Path, state: State, listen: Listen) -> Installation:
+def _registrar(state: State, options: UpOptions) -> Listen:
+    """Where agents register: as BARTIZAN_REGISTRAR_LISTEN says, else at the console's address with Keylime's port.
+
+    With a lab, whose agents are told, another port does where that one is taken; it stays the same from then on.
+    """
+    if given := env_str("BARTIZAN_REGISTRAR_LISTEN", ""):
+        return parse_listen(given, given_as="BARTIZAN_REGISTRAR_LISTEN")
+    usual = Listen(options.listen.host, REGISTRAR_PORT)
+    if not options.lab:
+        return usual
+    if (before := _record(state).get("registrar")) and is_free(found := parse_listen(str(before))):
+        return found
+    return usual if is_free(usual) else Listen(options.listen.host, layout.free_ports(1)[0])
+
+
+def _installation(root: Path, state: State, listen: Listen, registrar: Listen) -> Installation:
     return Installation(
-        root, state, listen,
+        root, state, listen, registrar,
         database_url_file=_database_url_file(state),
         extra_hosts=env_str("BARTIZAN_ALLOWED_HOSTS", ""),
     )  # fmt: skip
@@ -96,8 +123,9 @@ def manage_environment(root: Path) -> dict[str, str]:
     """The environment for `manage.py` by hand: that of a worker, with the listen address of the last `up`."""
     state = state_of(root)
     listen = parse_listen(str(_record(state).get("listen", DEFAULT_LISTEN)))
+    registrar = parse_listen(str(_record(state).get("registrar", Listen(listen.host, REGISTRAR_PORT).bind)))
     state.create()
-    return django_environment(_installation(root, state, listen), console_key=True)
+    return django_environment(_installation(root, state, listen, registrar), console_key=True)
 
 
 def down(root: Path) -> int:
@@ -181,8 +209,10 @@ def _run(
     state, root = installation.state, installation.root
     write_private(state.run / "redis.conf", redis_config(installation))
     write_private(
-        state.run / "console.json", json.dumps({"listen": options.listen.bind, "url": options.listen.url}) + "\n"
-    )
+        state.run / "console.json", json.dumps({
+            "listen": options.listen.bind, "url": options.listen.url, "registrar": installation.registrar.bind,
+        }) + "\n",
+    )  # fmt: skip
     began = time.monotonic()
     steps.say("processes", f"starting {len(programs)}")
     process = supervisor.start(

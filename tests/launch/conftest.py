@@ -21,4 +21,4 @@ def state(tmp_path: Path) -> State:
 
 @pytest.fixture
 def installation(state: State) -> Installation:
-    return Installation(ROOT, state, Listen("127.0.0.1", 8440))
+    return Installation(ROOT, state, Listen("127.0.0.1", 8440), Listen("127.0.0.1", 8890))

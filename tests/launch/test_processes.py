@@ -31,7 +31,7 @@ def read_back(text: str, path: Path) -> dict[str, tuple[list[str], dict[str, str
 
 def test_every_queue_has_a_worker_and_nothing_is_missing(installation: Installation) -> None:
     assert by_name(installation).keys() == {
-        *("redis", "web", "beat", "watch-hosts"),
+        *("redis", "web", "beat", "watch-hosts", "registrar"),
         *(f"worker-{queue}" for queue in ("control", "attestation", "crypto")),
     }
 
