@@ -30,7 +30,7 @@ _PATIENCE_SECONDS = 120.0
 
 
 def register(lab: Lab, key_server: kms.KmsLayout) -> list[str]:
-    """Enters hosts, key server, TPMs; one line for each thing done. Raises LabError where something does not end well."""
+    """Enters hosts, key server, TPMs; a line for each thing done. Raises LabError where something does not end well."""
     forget_removed_lab(_authority(key_server))
     # First of all: agents start when they have it, and register while the rest is entered.
     machine.trust_console(lab, verifier_identity.ca_pem())

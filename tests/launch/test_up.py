@@ -106,7 +106,7 @@ def test_up_with_the_lab_and_ctrl_c(folder: Path) -> None:
         assert answer.status == 200
     status = bartizan(folder, "status")
     assert status.returncode == 0, status.stdout
-    assert status.stdout.count("RUNNING") == 11
+    assert status.stdout.count("RUNNING") == 14
     base = (folder / "lab" / "run").resolve()  # elsewhere when the path is too long for the lab's sockets
     running = "\n".join(processes_of(folder, base))
     programs = ("redis-server", "gunicorn", "celery", "libvirtd", "lab.kms")
