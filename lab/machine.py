@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ from lab.tpm import PoweredTpm, TpmAuthority
 from lab.user import LabUser, ensure_user
 
 STOP_SECONDS = 10.0
+AGENT_SECONDS = 15.0
 IMA_PCR = 10
 _NOT_EXTENDED = 3  # EV_NO_ACTION
 
@@ -71,6 +73,17 @@ class Machine:
 
     def tpm_state(self, situation: Situation) -> Path:
         return self.host.base / ("tpm-other" if situation is Situation.SWAPPED_TPM else "tpm")
+
+    @property
+    def agent_port(self) -> int:
+        """Where the agent listens: taken once, as hosts keep their ports."""
+        path = self.folder / "agent-port"
+        try:
+            return int(path.read_text())
+        except (FileNotFoundError, ValueError):
+            (port,) = layout.free_ports(1)
+            _write(path, f"{port}\n", self.lab.user)
+            return port
 
     @property
     def situation(self) -> Situation:
@@ -152,10 +165,21 @@ class RunningMachine:
                 opened.close()
             machine.event_log.write_bytes(shown_log(situation))
             stack.callback(self._stop_agent)
+            self.look_after_agent()
+            self._wait_for_agent()
             self._stack = stack.pop_all()
         booted = {"boots": machine.boots + 1, "situation": situation.value}
         _write(machine.folder / "booted.json", json.dumps(booted), machine.lab.user)
         return self
+
+    def _wait_for_agent(self) -> None:
+        """Until it listens, where it was started and can."""
+        deadline = time.monotonic() + AGENT_SECONDS
+        while self._agent is not None and self._agent.poll() is None and time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex((ADDRESS, self._machine.agent_port)) == 0:
+                    return
+            time.sleep(0.05)
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -180,7 +204,7 @@ class RunningMachine:
             "registrar": self._registrar,
             "trusted_client_ca": machine.client_ca,
             "contact_host": ADDRESS,
-            "listen": f"{ADDRESS}:0",
+            "listen": f"{ADDRESS}:{machine.agent_port}",
             "state": machine.folder,
             "tpm": machine.socket,
             "event_log": machine.event_log,
