@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from django.db import transaction
 
 from encryption.models import Key, Stage, VmSecurity
+from encryption.services import boot_security, compliance, host_storage, live, offline, vtpm_device
 from encryption.services import change as changes
-from encryption.services import compliance, host_storage, live, offline, vtpm_device
 from encryption.services.change import Change
 from encryption.services.key_access import make_key, new_key_name
 from encryption.services.options import Wish, kms_cluster_of, plan_from_wish, policy_of, record_disk_policies, refuse
@@ -75,6 +75,7 @@ def _carry_out(change: Change) -> None:
     if change.facts.tpm is None:
         vtpm_device.finish(change)
     vtpm_device.begin(change)
+    boot_security.begin(change)
     if policy.encrypts:
         key = _key(change)
         changes.begin_encryption(change, key)
@@ -117,6 +118,7 @@ def _key(change: Change) -> Key:
 def _finish(change: Change) -> None:
     vm, policy = change.vm, policy_of(change.wish)
     vtpm_device.record(change)
+    boot_security.record(change)
     parts = [row.part for row in change.rows(Stage.IN_USE)]
     with transaction.atomic():
         record_disk_policies(vm, change.wish)
@@ -125,8 +127,7 @@ def _finish(change: Change) -> None:
                 "vm.encrypted", f"{vm} is encrypted by {policy}: {', '.join(parts) or 'no part yet'}", target=vm,
                 job=change.job, policy=policy.name, parts=parts,
             )  # fmt: skip
-        else:
-            VmSecurity.objects.filter(virtual_machine=vm).delete()
+        elif VmSecurity.objects.filter(virtual_machine=vm).delete()[0]:
             events.record_once(
                 "vm.decrypted", f"{vm} is decrypted", target=vm, job=change.job, severity=Severity.WARNING,
                 policy=policy.name,

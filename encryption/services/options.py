@@ -13,7 +13,7 @@ from django.db import transaction
 from django.db.models import Q
 
 from encryption.engine import options
-from encryption.engine.options import Assignment, CurrentDisk, CurrentVm, DesiredVm, HostAbilities, StepKind, VmHardware
+from encryption.engine.options import Assignment, CurrentDisk, CurrentVm, DesiredVm, StepKind
 from encryption.engine.options import Plan as Plan  # the shapes that delivery code shows
 from encryption.engine.options import Vmotion as Vmotion
 from encryption.models import (
@@ -26,6 +26,7 @@ from encryption.models import (
     VmSecurity,
     WrappedSecret,
 )
+from encryption.services import boot_hardware
 from inventory import events, jobs
 from inventory.authorize import VIEW, Actor, authorize
 from inventory.errors import Conflict, Invalid, NotFound
@@ -255,18 +256,10 @@ def observe(vm: VirtualMachine) -> CurrentVm:
         memory_snapshot_count=vm.memory_snapshot_count,
         firmware=vm.firmware,
         has_secure_boot=vm.has_secure_boot,
-        hardware=_hardware(vm),
-        host=_abilities(vm),
+        hardware=boot_hardware.hardware_of(vm),
+        host=boot_hardware.abilities_of(vm.host),
         encrypted_vmotion=_vmotion(vm),
     )
-
-
-def _hardware(vm: VirtualMachine) -> VmHardware:
-    return VmHardware(is_q35="q35" in vm.machine if vm.machine else None)
-
-
-def _abilities(vm: VirtualMachine) -> HostAbilities:
-    return HostAbilities()
 
 
 def _vmotion(vm: VirtualMachine) -> Vmotion:
@@ -311,6 +304,7 @@ def _current_disks(vm: VirtualMachine, disks: list[Disk], held: set[tuple[str, s
             is_read_only=disk.is_read_only,
             is_ours=(Purpose.DISK, disk.target) in held,
             shared_with=tuple(sorted(sharers.get(disk.source, []))),
+            is_blank=boot_hardware.is_blank(disk),
         )
 
 

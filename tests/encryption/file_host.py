@@ -308,7 +308,7 @@ def _with_size(disk: DiskFacts) -> DiskFacts:
     path = Path(disk.source)
     if disk.device != "disk" or not path.is_file():
         return disk
-    size = path.stat().st_size
+    size, allocated = path.stat().st_size, path.stat().st_blocks * 512
     if disk.secret_uuid is not None:
         size -= luks.PREFIX_BYTES
     elif disk.format == "qcow2":
@@ -316,7 +316,7 @@ def _with_size(disk: DiskFacts) -> DiskFacts:
             ["qemu-img", "info", "-U", "--output=json", "-f", "qcow2", str(path)], capture_output=True, check=False
         )
         size = int(json.loads(told.stdout)["virtual-size"]) if told.returncode == 0 else 0
-    return replace(disk, capacity_bytes=-(-size // 512) * 512)
+    return replace(disk, capacity_bytes=-(-size // 512) * 512, allocation_bytes=allocated)
 
 
 class MemoryKeyServer:

@@ -27,6 +27,7 @@ class CurrentDisk:
     is_read_only: bool
     is_ours: bool
     shared_with: tuple[str, ...] = ()
+    is_blank: bool = False  # proven: nothing has ever been written to it
 
     @property
     def is_hard_disk(self) -> bool:
