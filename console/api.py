@@ -16,6 +16,7 @@ from ninja.operation import Operation
 from pydantic import Field
 from typing_extensions import override
 
+from attestation.api import router as attestation_router
 from console import api_tokens
 from console.api_auth import Session, Token, by_token
 from console.models import ApiToken
@@ -207,4 +208,5 @@ def get_openapi(request: HttpRequest) -> OpenAPISchema:
 
 api.add_router("", inventory_router)
 api.add_router("", encryption_router)
+api.add_router("", attestation_router)
 api.add_router("", router)

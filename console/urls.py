@@ -20,6 +20,7 @@ urlpatterns = [
     path("alarms/<uuid:alarm_id>/acknowledge/", alarms.acknowledge, name="acknowledge-alarm"),
     path("inventory/", include("inventory.urls")),
     path("encryption/", include("encryption.urls")),
+    path("attestation/", include("attestation.urls")),
     path("api-tokens/", api_token_views.index, name="api-tokens"),
     path("api-tokens/add/", api_token_views.add, name="add-api-token"),
     path("api-tokens/<uuid:token_id>/revoke/", api_token_views.revoke, name="revoke-api-token"),

@@ -78,6 +78,11 @@ def matching_registration(host: Host) -> PendingRegistration | None:
     return next((each for each in _waiting()[:100] if matching_host(each) == host), None)
 
 
+def other_tpm_of(identity: TpmIdentity) -> PendingRegistration | None:
+    """The newest registration by the same agent name of a TPM that is not the host's: an incident, or a new board."""
+    return _waiting().filter(agent_id=identity.agent_id).exclude(ek_name=identity.ek_name).first()
+
+
 def vouched(offer: PendingRegistration | TpmIdentity) -> tuple[TrustAnchor | None, str]:
     """The anchor behind its endorsement key; else None and why there is none."""
     anchors = appraisals.trusted_anchors()

@@ -65,6 +65,13 @@ def reference_of(reference_id: UUID, *, actor: Actor) -> ReferenceSet:
     return found
 
 
+def active_of(*, cluster_id: UUID, actor: Actor) -> ReferenceSet | None:
+    """The version in force."""
+    cluster = cluster_of(cluster_id)
+    authorize(actor, VIEW, cluster)
+    return appraisals.active_reference(cluster.pk)
+
+
 def values_of(row: ReferenceSet) -> ReferenceValues:
     return from_json(row.body.encode())
 

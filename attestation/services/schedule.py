@@ -15,6 +15,7 @@ from django.utils import timezone
 from kombu.exceptions import OperationalError
 
 from attestation.models import AttestationPolicy, HostAttestation, VerdictReason
+from attestation.services import verifier_identity
 from inventory.models import Host
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ def attest_cluster_soon(cluster_id: UUID, *, reason: VerdictReason) -> None:
 def attest_due() -> int:
     """By schedule: every enrolled host whose time has come; returns how many. Each is put off at once, so that one
     that is being asked, or waits in the queue, is not asked for again."""
+    verifier_identity.ca_pem()  # made at the first time, so that hosts can be given it before any is enrolled
     now = timezone.now()
     due = list(
         HostAttestation.objects.filter(next_check_at__lte=now, host__tpm_identity__isnull=False)

@@ -18,8 +18,8 @@ from django.utils import timezone
 from attestation.adapters.agent_client import ClientCredentials
 from attestation.models import VerifierIdentity
 from inventory import events
-from inventory.authorize import SYSTEM
-from inventory.errors import Conflict, Unavailable
+from inventory.authorize import SYSTEM, VIEW, Actor, authorize
+from inventory.errors import Conflict, NotFound, Unavailable
 
 CA_DAYS: Final = 3650
 CERTIFICATE_DAYS: Final = 397
@@ -35,6 +35,17 @@ def ca_pem() -> str:
 def known_ca_pem() -> str:
     """The same without a worker's rights: empty while none was made."""
     return VerifierIdentity.objects.values_list("ca_pem", flat=True).first() or ""
+
+
+def public_ca_pem(*, actor: Actor) -> str:
+    """For hosts' administrators. Raises NotFound `verifier_ca_not_made` before a worker has made it."""
+    authorize(actor, VIEW)
+    found = known_ca_pem()
+    if not found:
+        raise NotFound(
+            "verifier_ca_not_made", "this console has no CA for agents yet", hint="run `./bartizan manage verifier_ca`"
+        )
+    return found
 
 
 def credentials() -> ClientCredentials:

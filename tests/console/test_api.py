@@ -25,7 +25,12 @@ def routes() -> list[tuple[str, str]]:
     """Every (method, path) of the API, with ids that nothing has."""
     found = []
     for path, operations in api.get_openapi_schema()["paths"].items():
-        filled = path.replace("{view}", "hosts").replace("{kind}", "host").replace("{event_id}", "1")
+        filled = (
+            path.replace("{view}", "hosts")
+            .replace("{kind}", "host")
+            .replace("{event_id}", "1")
+            .replace("{verdict_id}", "1")
+        )
         filled = re.sub(r"\{\w+\}", str(uuid4()), filled).removeprefix(ROOT)
         found += [(method.upper(), filled) for method in operations]
     return found
@@ -276,6 +281,18 @@ ROUTES_OF_VIEWS = {
     "encryption:kms-check": "check_key_provider",
     "encryption:kms-default": "set_default_key_provider",
     "encryption:kms-remove": "remove_key_provider",
+    "attestation:edit-policy": "edit_attestation_policy",
+    "attestation:edit-references": "save_reference_values",
+    "attestation:approve-reference": "approve_reference_values",
+    "attestation:attest": "attest_host",
+    "attestation:enrol": "enrol_tpm",
+    "attestation:accept-new-tpm": "accept_new_tpm",
+    "attestation:remove-tpm": "remove_tpm",
+    "attestation:trust-boot": "trust_boot",
+    "attestation:accept-changes": "accept_changes",
+    "attestation:add-anchor": "add_trust_anchor",
+    "attestation:remove-anchor": "remove_trust_anchor",
+    "attestation:dismiss-registration": "dismiss_tpm_registration",
 }
 ONLY_OF_BROWSERS = {"login", "logout", "theme"}
 
@@ -298,6 +315,7 @@ def _pages(inventory: sample.Sample) -> list[tuple[str, list[object]]]:
     fitting = {
         "kind": "vm", "verb": "on", "view": "hosts", "nv_index": 1, "job_id": uuid4(), "vm_id": inventory.vm.pk,
         "host_id": inventory.host.pk, "cluster_id": inventory.cluster.pk, "datacenter_id": inventory.datacenter.pk,
+        "verdict_id": 1,
     }  # fmt: skip
     found: list[tuple[str, list[object]]] = []
     resolver = get_resolver()
