@@ -64,6 +64,9 @@ def hosts(request: HttpRequest, kind: str, target_id: UUID) -> HttpResponse:
     above = "cluster" if kind == "cluster" else "cluster__datacenter"
     rows = Host.objects.filter(**{above: target.pk}).select_related("cluster")
     page = Paginator(rows, PAGE_SIZE).get_page(request.GET.get("page", "1"))
-    return render(
-        request, "inventory/object_hosts.html", pages.context(target, request.user, tab="hosts") | {"page": page}
-    )
+    badges = extensions.list_badges(TargetKind.HOST, [row.pk for row in page])
+    context = pages.context(target, request.user, tab="hosts") | {
+        "page": page,
+        "lines": [(row, badges.get(row.pk, [])) for row in page],
+    }
+    return render(request, "inventory/object_hosts.html", context)
