@@ -9,7 +9,18 @@ from django.contrib import admin
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
+from attestation.models import (
+    AttestationPolicy,
+    HostAttestation,
+    PendingRegistration,
+    ReferenceSet,
+    TpmIdentity,
+    TrustAnchor,
+    Verdict,
+    VerifierIdentity,
+)
 from console.models import ApiToken
 from encryption.models import (
     Bundle,
@@ -34,7 +45,8 @@ PLANTED = b"planted-sealed-or-wrapped-bytes!"
 WRITINGS = (PLANTED.decode(), PLANTED.hex(), base64.b64encode(PLANTED).decode()[:-4])
 LOOK_ONLY = [
     Datacenter, Cluster, Host, Datastore, VirtualMachine, Job, Event, KmsCluster, KmsServer, Key, StoragePolicy,
-    VmSecurity, WrappedSecret, Alarm, DiskPolicy, Compliance, Leftover, Bundle,
+    VmSecurity, WrappedSecret, Alarm, DiskPolicy, Compliance, Leftover, Bundle, TrustAnchor, TpmIdentity,
+    PendingRegistration, AttestationPolicy, ReferenceSet, HostAttestation, Verdict,
 ]  # fmt: skip
 
 
@@ -55,7 +67,30 @@ def inventory() -> Sample:
     Compliance.objects.create(virtual_machine=found.vm, findings=[{"code": "disk_plain"}])
     Leftover.objects.create(host=found.host, path="/images/old.raw", kind=Leftover.Kind.ORIGINAL, fingerprint="x")
     Bundle.objects.create(folder="app-01", vm_name="app-01")
+    _attestation(found)
     return found
+
+
+def _attestation(found: Sample) -> None:
+    """The sealed keys of the console toward agents too."""
+    now, planted = timezone.now(), PLANTED.decode()
+    VerifierIdentity.objects.create(ca_pem="x", ca_key_sealed=PLANTED, certificate_pem="x", key_sealed=PLANTED,
+                                    not_after=now)  # fmt: skip
+    TrustAnchor.objects.create(name="maker", certificate_pem="x", spki_sha256="0", fingerprint="0", not_after=now)
+    TpmIdentity.objects.create(host=found.host, agent_id="a", ek_name="0", enrolled_by="alice", activated_at=now,
+                               ek_public=b"", ak_public=b"")  # fmt: skip
+    PendingRegistration.objects.create(
+        agent_id="b",
+        expected_auth_tag=planted,
+        source_address="127.0.0.1",
+        expires_at=now,
+        ek_public=b"",
+        ak_public=b"",
+    )
+    AttestationPolicy.objects.create(cluster=found.cluster)
+    ReferenceSet.objects.create(cluster=found.cluster, version=1, body="{}", reason="x", made_by="alice")
+    HostAttestation.objects.create(host=found.host)
+    Verdict.objects.create(host=found.host, status="passed", message="x", reason="demand", checked_at=now)
 
 
 @pytest.fixture
