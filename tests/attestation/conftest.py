@@ -8,7 +8,7 @@ from django.contrib.auth.models import User
 from attestation.models import HostAttestation
 from attestation.services import enrolment, verifier_identity
 from inventory.models import Host
-from tests.attestation.agent import SimulatedAgent, simulated_agent
+from tests.attestation.simulated import SimulatedAgent, simulated_agent
 
 
 @pytest.fixture

@@ -31,8 +31,8 @@ from attestation.services import hosts, references, verifier, verifier_identity
 from inventory import jobs
 from inventory.models import Cluster, Event, Host, Job, JobStatus
 from tests.api_client import Answer, Caller, caller
-from tests.attestation.agent import SimulatedAgent, own_certificate
 from tests.attestation.recorded import EVIDENCE
+from tests.attestation.simulated import SimulatedAgent, own_certificate
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("sent")]
 MAKER = (EVIDENCE / "captured/ca/root.pem").read_text()

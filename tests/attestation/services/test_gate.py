@@ -11,7 +11,7 @@ from attestation.services import gate, hosts, policies, references, verifier
 from attestation.services.policies import PolicyWish
 from inventory.errors import Invalid, Refused
 from inventory.models import Event, Host
-from tests.attestation.agent import BOOT_B, LOG_B, SimulatedAgent
+from tests.attestation.simulated import BOOT_B, LOG_B, SimulatedAgent
 from tests.fakes import FakeHypervisor
 
 pytestmark = pytest.mark.django_db

@@ -18,9 +18,9 @@ from attestation.models import (
 )
 from attestation.services import references, schedule, verifier
 from inventory.models import Alarm, Event, Host
-from tests.attestation.agent import BOOT_B, LOG_B, SimulatedAgent, own_certificate, simulated_agent
 from tests.attestation.recorded import EVIDENCE
 from tests.attestation.signer import SoftwareTpm
+from tests.attestation.simulated import BOOT_B, LOG_B, SimulatedAgent, own_certificate, simulated_agent
 
 pytestmark = pytest.mark.django_db
 DEMAND = VerdictReason.DEMAND

@@ -12,7 +12,7 @@ from encryption.services import host_trust, unlock
 from inventory.engine.hypervisor import Power
 from inventory.models import Event, Job, JobStatus
 from inventory.services import power, sync
-from tests.attestation.agent import SimulatedAgent, simulated_agent
+from tests.attestation.simulated import SimulatedAgent, simulated_agent
 from tests.encryption.file_host import MemoryKeyServer
 from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.services.real_kms import run
