@@ -169,6 +169,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": float(env_int("BARTIZAN_KMS_CHECK_SECONDS", 300, minimum=30, maximum=24 * 3600)),
         "options": {"queue": "attestation", "expires": 60},
     },
+    "look which hosts can migrate encrypted to which": {
+        "task": "encryption.probe_migrations",
+        "schedule": 3600.0,
+        "options": {"queue": "attestation", "expires": 600},
+    },
     "new keys for VMs whose keys are older than their policies allow": {
         "task": "encryption.rotate_keys",
         "schedule": 3600.0,

@@ -8,9 +8,10 @@ from uuid import UUID
 from django import forms
 from typing_extensions import override
 
-from encryption.models import Bundle, StoragePolicy
+from encryption.models import Bundle, EncryptedVmotion, StoragePolicy
 from encryption.services.adoption import ForeignProvider
 from encryption.services.disks import VmDisks
+from encryption.services.migration import TargetChoice
 from encryption.services.options import VmOptions, Wish
 from encryption.services.recrypt_ways import Recryptable, Way
 from inventory.forms import ClarityForm
@@ -302,3 +303,35 @@ def policy_choices(found: VmDisks) -> list[tuple[str, str]]:
     """The plain ones first for a plain VM, the encrypting ones for an encrypted one."""
     listed = sorted(found.policies, key=lambda one: one.encrypts is not found.is_encrypted)
     return [(str(one.pk), one.name) for one in listed]
+
+
+AUTO, STAY = "auto", "stay"
+
+
+class MigrateForm(ClarityForm):
+    """`choices`: the hosts of `migration_targets`. A datastore of another host than the target is refused later."""
+
+    target = forms.ChoiceField(label="Target host", widget=forms.RadioSelect)
+    datastore = forms.ChoiceField(
+        label="Datastore",
+        help_text="where its disks go on the target; what both hosts see may stay where it is",
+    )
+
+    def __init__(self, *args: Any, choices: Sequence[TargetChoice], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["target"].choices = [(str(one.host.pk), one.host.name) for one in choices]  # type: ignore[attr-defined]
+        stores = [
+            (one.host.name, [(str(store.pk), f"{one.host.name}: {store.name}") for store in one.datastores])
+            for one in choices
+            if one.datastores
+        ]
+        self.fields["datastore"].choices = [  # type: ignore[attr-defined]
+            (AUTO, "Chosen for the target, where its storage is not shared"),
+            (STAY, "None: the files stay on shared storage"),
+            *stores,
+        ]
+        self.rows = list(zip(self["target"], choices, strict=True))
+
+
+class EncryptedVmotionForm(ClarityForm):
+    mode = forms.ChoiceField(label="Encrypted vMotion", choices=EncryptedVmotion.choices)

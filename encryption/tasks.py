@@ -18,6 +18,8 @@ from encryption.services import (
     kms_health,
     leftover_files,
     leftovers,
+    migration_probes,
+    migration_run,
     passphrases,
     recrypt,
     recrypt_many,
@@ -242,3 +244,18 @@ def read_vtpm(job_id: str) -> None:
 @shared_task(name="encryption.replace_vtpm_certificate")
 def replace_vtpm_certificate(job_id: str) -> None:
     jobs.run(job_id, vtpm_endorsement.run_replace_certificate)
+
+
+@shared_task(name="encryption.migrate_vm")
+def migrate_vm(job_id: str) -> None:
+    jobs.run(job_id, migration_run.run_migrate_vm)
+
+
+@shared_task(name="encryption.probe_migration")
+def probe_migration(job_id: str) -> None:
+    jobs.run(job_id, migration_probes.run_probe_cluster)
+
+
+@shared_task(name="encryption.probe_migrations")
+def probe_migrations() -> None:
+    migration_probes.probe_all()

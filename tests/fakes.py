@@ -230,6 +230,10 @@ class FakeHypervisor:
         self._ask("machine_is_known")
         return machine not in self.unknown_machines
 
+    def set_autostart(self, uuid: UUID, *, is_on: bool) -> None:
+        self._ask("set_autostart")
+        self.vms[uuid] = replace(self.vms[uuid], is_autostarted=is_on)
+
     def undefine(self, uuid: UUID) -> None:
         self._ask("undefine")
         self.vms.pop(uuid, None)

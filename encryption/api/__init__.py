@@ -10,6 +10,7 @@ from encryption.api import (
     key_trust,
     keys,
     leftovers,
+    migration,
     storage_policies,
     vm_options,
     vtpm,
@@ -22,6 +23,7 @@ router.add_router("", key_providers.router)
 router.add_router("", key_trust.router)
 router.add_router("", keys.router)
 router.add_router("", leftovers.router)
+router.add_router("", migration.router)
 router.add_router("", vm_options.router)
 router.add_router("", vtpm.router)
 router.add_router("", storage_policies.router)

@@ -47,7 +47,8 @@ class StepKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MovingFile:
-    """A disk's or the NVRAM's file. `size` in bytes as the copy will have it; `is_shared` None: not known yet."""
+    """The file of a disk, `part` being its name, or of the "NVRAM". `size` in bytes as the copy will have it;
+    `is_shared` None: not known yet."""
 
     part: str
     path: str
@@ -55,6 +56,11 @@ class MovingFile:
     size: int
     is_encrypted: bool
     is_shared: bool | None
+
+    @property
+    def is_disk(self) -> bool:
+        """NVRAM needs no datastore: without one it keeps its path, on the other host's own file system."""
+        return self.part != "NVRAM"
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +265,7 @@ def _of_storage(vm: MovingVm, target: Target, copied: tuple[MovingFile, ...]) ->
             yield Finding(
                 "disk_not_copyable", f"{file.part} of {vm.name} is not in a file", "move it to a file datastore first"
             )
-    local = [file.part for file in vm.files if file.is_shared is False]
+    local = [file.part for file in vm.files if file.is_shared is False and file.is_disk]
     if local and not target.datastore:
         yield Finding(
             "datastore_needed",
@@ -276,7 +282,7 @@ def _of_storage(vm: MovingVm, target: Target, copied: tuple[MovingFile, ...]) ->
         )
     if vm.is_running:
         for file in copied:
-            if file.size == 0:
+            if file.size == 0 and file.is_disk:
                 yield Finding("size_unknown", f"the size of {file.part} of {vm.name} is not known", "refresh the host")
 
 

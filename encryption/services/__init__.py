@@ -6,7 +6,17 @@ def register() -> None:
     check their ciphers first."""
     from attestation.services import verifier
     from encryption.models import Bundle, KmsCluster, StoragePolicy
-    from encryption.services import adoption, autostart, compliance, exposure, host_trust, options, release, self_check
+    from encryption.services import (
+        adoption,
+        autostart,
+        compliance,
+        exposure,
+        host_trust,
+        migration,
+        options,
+        release,
+        self_check,
+    )
     from inventory import events
     from inventory.models import TargetKind
     from inventory.services import power, sync, virtual_machines, vm_rows, watch
@@ -27,4 +37,5 @@ def register() -> None:
     watch.register_reconnected(compliance.after_reconnect)
     release.register_key_gate(host_trust.attested)
     verifier.register_trust_changed(host_trust.trust_changed)
+    sync.register_arriving(migration.arriving)
     self_check.register()

@@ -28,7 +28,7 @@ from encryption.models import (
     VmSecurity,
     WrappedSecret,
 )
-from encryption.services import locks, messages, vm_metadata
+from encryption.services import locks, messages, vm_metadata, vmotion
 from encryption.services.key_access import cluster_of
 from encryption.services.key_lifecycle import refresh_states
 from encryption.services.key_providers import MANAGE, cluster
@@ -283,6 +283,7 @@ def _write_rows(vm: VirtualMachine, facts: VmFacts, found: ProtectedVm, owner: K
             virtual_machine=vm,
             defaults={"policy": policy, "key": keys[found.kek_id], "foreign_kms": None, "foreign_kms_name": ""},
         )
+        vmotion.keep_required(vm)
         for row in rows:
             if row.purpose == Purpose.DISK and opens(facts, row):
                 DiskPolicy.objects.get_or_create(virtual_machine=vm, target=row.target, defaults={"policy": policy})

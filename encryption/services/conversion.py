@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from django.db import transaction
 
 from encryption.models import Key, Stage, VmSecurity
-from encryption.services import boot_security, compliance, host_storage, live, offline, vtpm_device
+from encryption.services import boot_security, compliance, host_storage, live, offline, vmotion, vtpm_device
 from encryption.services import change as changes
 from encryption.services.change import Change
 from encryption.services.key_access import make_key, new_key_name
@@ -123,6 +123,7 @@ def _finish(change: Change) -> None:
     with transaction.atomic():
         record_disk_policies(vm, change.wish)
         if policy.encrypts:
+            vmotion.keep_required(vm)
             events.record_once(
                 "vm.encrypted", f"{vm} is encrypted by {policy}: {', '.join(parts) or 'no part yet'}", target=vm,
                 job=change.job, policy=policy.name, parts=parts,

@@ -6,6 +6,7 @@ from encryption.views import (
     key_trust,
     keys,
     leftovers,
+    migration,
     storage_policies,
     vm_copies,
     vm_disks,
@@ -30,6 +31,10 @@ extensions.add_monitor_section(
     TargetKind.DATASTORE, extensions.Section("", "Leftovers", "encryption:datastore-leftovers")
 )
 extensions.add_action(TargetKind.VIRTUAL_MACHINE, vm_unlock.actions)
+extensions.add_monitor_section(
+    TargetKind.CLUSTER, extensions.Section("", "Encrypted Migration", "encryption:cluster-migration")
+)
+extensions.add_action(TargetKind.VIRTUAL_MACHINE, migration.actions)
 extensions.add_action(TargetKind.VIRTUAL_MACHINE, vm_copies.vm_actions)
 extensions.add_action(TargetKind.HOST, vm_copies.host_actions)
 extensions.add_action(TargetKind.VIRTUAL_MACHINE, vm_disks.actions)
@@ -48,6 +53,7 @@ __all__ = [
     "key_trust",
     "keys",
     "leftovers",
+    "migration",
     "storage_policies",
     "vm_copies",
     "vm_disks",

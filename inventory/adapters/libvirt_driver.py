@@ -294,6 +294,10 @@ class LibvirtHost:
         with self._asking("the host's abilities"):
             return libvirt_migration.machine_is_known(self._connection, architecture, machine, domain_type)
 
+    def set_autostart(self, uuid: UUID, *, is_on: bool) -> None:
+        with self._asking(f"VM {uuid}"):
+            self._domain(uuid).setAutostart(int(is_on))
+
     def undefine(self, uuid: UUID) -> None:
         with self._asking(f"VM {uuid}"):
             libvirt_migration.undefine(self._connection, uuid)

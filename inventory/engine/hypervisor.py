@@ -353,6 +353,10 @@ class Hypervisor(Protocol):
         """Whether the host can run such a machine at all. NOT asked: its processor's features."""
         ...
 
+    def set_autostart(self, uuid: UUID, *, is_on: bool) -> None:
+        """Whether the host starts the domain when it comes up; no migration carries that along."""
+        ...
+
     def undefine(self, uuid: UUID) -> None:
         """Forgets a powered-off domain, keeps all its files; none there is no error."""
         ...
