@@ -12,7 +12,7 @@ from encryption.models import Bundle, EncryptedVmotion, StoragePolicy
 from encryption.services.adoption import ForeignProvider
 from encryption.services.disks import VmDisks
 from encryption.services.migration import TargetChoice
-from encryption.services.options import VmOptions, Wish
+from encryption.services.options import Finding, VmOptions, Vmotion, Wish
 from encryption.services.recrypt_ways import Recryptable, Way
 from inventory.forms import ClarityForm
 from inventory.models import Datastore, VirtualMachine
@@ -20,11 +20,31 @@ from inventory.models import Datastore, VirtualMachine
 PEM_ROWS = 12
 
 
+FOR_VTPM: Final = "Encrypted because of the vTPM"
+ON_OFF: Final = [("on", "On"), ("off", "Off")]
+HARDWARE_HELP: Final = {
+    "vtpm": "Its state is encrypted from the first byte, and so is the VM home; disks stay as they are",
+    "secure_boot": "UEFI starts signed boot loaders only",
+    "vbs": "Nested virtualization, virtual IOMMU, Secure Boot and Hyper-V features; the rest is done in the guest",
+    "encrypted_vmotion": "Whether migrations of this VM travel under TLS; an encrypted VM's always do",
+}
+_TPM: Final = {"": None, "add": True, "remove": False}
+_ON: Final = {"": None, "on": True, "off": False}
+
+
+class OptionField(forms.ChoiceField):
+    """`reasons`: why it cannot be used now, each with what would change that."""
+
+    reasons: Sequence[Finding] = ()
+
+
 class VmOptionsForm(ClarityForm):
     """VM Options, encryption part. Its choices come from the VM; a field `disk-vda` holds the policy of vda."""
 
     policy = forms.ChoiceField(label="VM home", help_text="Firmware variables and vTPM state. It decides about the VM.")
     kms_cluster = forms.ChoiceField(label="Key provider", required=False)
+    plan_digest = forms.CharField(required=False, max_length=64)
+    confirm = forms.CharField(label="Name of the VM", required=False, max_length=255)
 
     def __init__(self, found: VmOptions, data: Any = None) -> None:
         super().__init__(data, initial={"policy": str(found.policy.pk)})
@@ -45,6 +65,36 @@ class VmOptionsForm(ClarityForm):
             self.fields["kms_cluster"].disabled = True
             self.initial["kms_cluster"] = str(found.security.key.cluster_id)
 
+        self._add_hardware(found)
+
+    def _add_hardware(self, found: VmOptions) -> None:
+        """A control that cannot be used now is shown with the reasons; it is still read, so that what is sent all the
+        same is refused with the same words."""
+        vm, current = found.vm, found.current
+        tpm = [("keep", f"TPM {vm.tpm_version or '2.0'}"), ("remove", "None: remove it")]
+        choices = {
+            "vtpm": ("Virtual TPM", tpm if current.has_tpm else [("keep", "None"), ("add", "Add a TPM 2.0")], "keep"),
+            "secure_boot": ("Secure Boot", ON_OFF, "on" if current.has_secure_boot else "off"),
+            "vbs": ("Virtualization-based security", ON_OFF, "on" if current.hardware.has_vbs else "off"),
+            "encrypted_vmotion": ("Encrypted vMotion", EncryptedVmotion.choices, current.encrypted_vmotion.value),
+        }
+        for name, (label, offered, now) in choices.items():
+            field = OptionField(label=label, choices=offered, required=False, help_text=HARDWARE_HELP[name])
+            field.reasons = found.obstacles.get(name, ())
+            attrs = {"class": "clr-select", "aria-describedby": f"id_{name}_helptext"}
+            if field.reasons:
+                attrs |= {"disabled": "", "aria-describedby": f"id_{name}_helptext id_{name}_reasons"}
+            field.widget.attrs |= attrs
+            self.fields[name], self.initial[name] = field, now
+
+    def choices_of_hardware(self) -> list[forms.BoundField]:
+        return [self[name] for name in HARDWARE_HELP]
+
+    def _changed(self, name: str) -> str:
+        """The choice, where it is another one than now; a control that was disabled or left out changes nothing."""
+        chosen = str(self.cleaned_data.get(name) or "")
+        return chosen if chosen != self.initial[name] else ""
+
     def choices_of_home(self) -> list[forms.BoundField]:
         return [self["policy"], self["kms_cluster"]]
 
@@ -53,16 +103,20 @@ class VmOptionsForm(ClarityForm):
 
     def wish(self) -> Wish:
         """Of valid input only."""
-        chosen = self.cleaned_data["kms_cluster"]
+        chosen, vmotion = self.cleaned_data["kms_cluster"], self._changed("encrypted_vmotion")
         return Wish(
             policy_id=UUID(self.cleaned_data["policy"]),
             disks={target: UUID(self.cleaned_data[f"disk-{target}"]) for target in self.targets},
             kms_cluster_id=UUID(chosen) if chosen else None,
+            vtpm=_TPM[self._changed("vtpm")],
+            secure_boot=_ON[self._changed("secure_boot")],
+            vbs=_ON[self._changed("vbs")],
+            encrypted_vmotion=Vmotion(vmotion) if vmotion else None,
         )
 
 
 def _choices(policies: Sequence[StoragePolicy]) -> list[tuple[str, str]]:
-    return [(str(one.pk), one.name) for one in policies]
+    return [(str(one.pk), FOR_VTPM if one.is_for_vtpm else one.name) for one in policies]
 
 
 class StoragePolicyForm(ClarityForm):

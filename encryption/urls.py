@@ -22,6 +22,7 @@ app_name = "encryption"
 urlpatterns = [
     path("vms/<uuid:vm_id>/options/", vm_options.show, name="vm-options"),
     path("vms/<uuid:vm_id>/options/plan/", vm_options.plan, name="vm-plan"),
+    path("vms/<uuid:vm_id>/options/progress/", vm_options.progress, name="vm-progress"),
     path("vms/<uuid:vm_id>/recrypt/", vm_recrypt.recrypt_vm, name="vm-recrypt"),
     path("vms/<uuid:vm_id>/recrypt/plan/", vm_recrypt.plan, name="vm-recrypt-plan"),
     path("vms/<uuid:vm_id>/unlock/", vm_unlock.unlock_vm, name="vm-unlock"),

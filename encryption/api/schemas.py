@@ -27,7 +27,7 @@ from encryption.models import (
 )
 from encryption.services import certificates
 from encryption.services.certificates import CertificateFacts
-from encryption.services.options import Plan, VmOptions, Vmotion, Wish
+from encryption.services.options import Plan, PlannedChange, VmOptions, Vmotion, Wish
 from encryption.services.storage_policies import PolicyUse, VmUse
 from encryption.services.vtpm import Vtpm
 from encryption.services.vtpm_certificates import VtpmCertificate
@@ -605,6 +605,11 @@ class FindingOut(Schema):
     hint: str
 
 
+class EffectOut(Schema):
+    label: str
+    text: str
+
+
 class PlanOut(Schema):
     """What would be done, in this order. With a refusal it cannot be applied; warnings are to be read first."""
 
@@ -704,3 +709,25 @@ class RemoveVtpmIn(Input):
 
 class ReplaceVtpmCertificateIn(Input):
     certificate_pem: Pem
+
+
+class OptionsPlanOut(PlanOut):
+    """`digest`: sent along with the change, it says which plan was seen; `effects`: what the plan means."""
+
+    digest: str
+    effects: list[EffectOut]
+
+    @classmethod
+    def of_change(cls, change: PlannedChange) -> Self:
+        return cls(
+            **PlanOut.of(change.plan).model_dump(),
+            digest=change.digest,
+            effects=[EffectOut(label=one.label, text=one.text) for one in change.effects],
+        )
+
+
+class ApplyIn(WishIn):
+    """`plan_digest`: of the plan that was seen; where the plan is another one by now nothing is begun. Left out: the
+    plan as of now."""
+
+    plan_digest: Annotated[str, Field(max_length=64)] = ""

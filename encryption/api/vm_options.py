@@ -5,7 +5,7 @@ from uuid import UUID
 from django.http import HttpRequest
 from ninja import Router
 
-from encryption.api.schemas import DeepRecryptIn, PlanOut, RecryptPlanIn, VmOptionsOut, WishIn
+from encryption.api.schemas import ApplyIn, DeepRecryptIn, OptionsPlanOut, PlanOut, RecryptPlanIn, VmOptionsOut, WishIn
 from encryption.services import deep_recrypt, options, passphrases, recrypt, recrypt_ways, unlock
 from encryption.services.recrypt_ways import Way
 from inventory.api.frame import actor_of
@@ -19,17 +19,24 @@ def get_vm_options(request: HttpRequest, vm_id: UUID) -> VmOptionsOut:
     return VmOptionsOut.of(options.vm_options(vm_id=vm_id, actor=actor_of(request)))
 
 
-@router.post("/virtual-machines/{uuid:vm_id}/options/plan", response=PlanOut)
-def plan_vm_options(request: HttpRequest, vm_id: UUID, wanted: WishIn) -> PlanOut:
+@router.post("/virtual-machines/{uuid:vm_id}/options/plan", response=OptionsPlanOut)
+def plan_vm_options(request: HttpRequest, vm_id: UUID, wanted: WishIn) -> OptionsPlanOut:
     """What would be done, from what is known now. Changes nothing."""
-    return PlanOut.of(options.plan_options(vm_id=vm_id, wish=wanted.wish(), actor=actor_of(request)))
+    return OptionsPlanOut.of_change(options.plan_options(vm_id=vm_id, wish=wanted.wish(), actor=actor_of(request)))
 
 
 @router.post("/virtual-machines/{uuid:vm_id}/options", response={202: JobOut})
-def apply_vm_options(request: HttpRequest, vm_id: UUID, wanted: WishIn) -> JobOut:
+def apply_vm_options(request: HttpRequest, vm_id: UUID, wanted: ApplyIn) -> JobOut:
     """Starts the job that does what the plan shows."""
-    actor = actor_of(request)
-    return JobOut.of(options.apply_options(vm_id=vm_id, wish=wanted.wish(), actor=actor, confirm=wanted.confirm))
+    return JobOut.of(
+        options.apply_options(
+            vm_id=vm_id,
+            wish=wanted.wish(),
+            approved=wanted.plan_digest,
+            confirm=wanted.confirm,
+            actor=actor_of(request),
+        )
+    )
 
 
 @router.post("/virtual-machines/{uuid:vm_id}/recrypt", response={202: JobOut})

@@ -5,7 +5,7 @@ from uuid import UUID
 from django.http import HttpRequest, HttpResponse
 from ninja import Router
 
-from encryption.api.schemas import PlanOut, RemoveVtpmIn, ReplaceVtpmCertificateIn, VtpmOut
+from encryption.api.schemas import OptionsPlanOut, RemoveVtpmIn, ReplaceVtpmCertificateIn, VtpmOut
 from encryption.services import vtpm, vtpm_certificates
 from inventory.api.frame import actor_of
 from inventory.api.schemas import JobOut
@@ -18,10 +18,10 @@ def get_vtpm(request: HttpRequest, vm_id: UUID) -> VtpmOut:
     return VtpmOut.of(vtpm.vtpm_of(vm_id=vm_id, actor=actor_of(request)))
 
 
-@router.get("/virtual-machines/{uuid:vm_id}/vtpm/plan", response=PlanOut)
-def plan_vtpm(request: HttpRequest, vm_id: UUID, present: bool) -> PlanOut:
+@router.get("/virtual-machines/{uuid:vm_id}/vtpm/plan", response=OptionsPlanOut)
+def plan_vtpm(request: HttpRequest, vm_id: UUID, present: bool) -> OptionsPlanOut:
     """What adding a vTPM (`present`), or removing it, would do. Changes nothing."""
-    return PlanOut.of(vtpm.plan_vtpm(vm_id=vm_id, present=present, actor=actor_of(request)))
+    return OptionsPlanOut.of_change(vtpm.plan_vtpm(vm_id=vm_id, present=present, actor=actor_of(request)))
 
 
 @router.post("/virtual-machines/{uuid:vm_id}/vtpm", response={202: JobOut})

@@ -18,12 +18,21 @@ from contextlib import contextmanager
 
 from django.db import transaction
 
-from encryption.models import Key, Stage, VmSecurity
+from encryption.engine.options import HARDWARE
+from encryption.models import Key, Stage, VmMigration, VmSecurity
 from encryption.services import boot_security, compliance, host_storage, live, offline, vmotion, vtpm_device
 from encryption.services import change as changes
 from encryption.services.change import Change
 from encryption.services.key_access import make_key, new_key_name
-from encryption.services.options import Wish, kms_cluster_of, plan_from_wish, policy_of, record_disk_policies, refuse
+from encryption.services.options import (
+    Wish,
+    check_approved,
+    kms_cluster_of,
+    plan_from_wish,
+    policy_of,
+    record_disk_policies,
+    refuse,
+)
 from inventory import events
 from inventory.errors import Conflict, NotFound, ServiceError
 from inventory.jobs import Cancelled, Progress
@@ -34,16 +43,24 @@ from inventory.services.connections import HypervisorError
 
 def apply_options(job: Job, progress: Progress) -> None:
     """The work of an `encryption.apply_options` job."""
-    with changing(job, progress, lambda vm: Wish.from_params(job.params)) as change:
+    with changing(job, progress, lambda vm: Wish.from_params(job.params), _begin) as change:
         refuse(change.vm, plan_from_wish(change.vm, change.wish))
         check_power(change)
         _carry_out(change)
 
 
 @contextmanager
-def changing(job: Job, progress: Progress, wish: Callable[[VirtualMachine], Wish]) -> Iterator[Change]:
+def changing(
+    job: Job,
+    progress: Progress,
+    wish: Callable[[VirtualMachine], Wish],
+    begin: Callable[[Change], None] = lambda change: None,
+) -> Iterator[Change]:
     """One run of a job that changes a VM's encryption, with what an earlier run did settled. Where the block fails,
-    what is not switched is given up, and the VM is as its rows and its host then say."""
+    what is not switched is given up, and the VM is as its rows and its host then say.
+
+    `begin` may refuse, before anything is touched.
+    """
     vm = VirtualMachine.objects.select_related("host").filter(pk=job.target_id).first()
     if vm is None:
         raise NotFound("vm_not_found", f"{job.target_name} is no longer in the inventory")
@@ -51,6 +68,7 @@ def changing(job: Job, progress: Progress, wish: Callable[[VirtualMachine], Wish
     with connections.open_host(vm.host) as hypervisor:
         sync.refresh_virtual_machine(vm, hypervisor)
         change = Change(job, progress, vm, wish(vm), hypervisor, hypervisor.virtual_machine(vm.uuid))
+        begin(change)
         try:
             changes.settle(change)
             vtpm_device.settle(change)
@@ -62,6 +80,13 @@ def changing(job: Job, progress: Progress, wish: Callable[[VirtualMachine], Wish
         finally:
             sync.refresh_virtual_machine(vm, hypervisor)
             compliance.after_apply(vm, hypervisor, job)
+
+
+def _begin(change: Change) -> None:
+    """Once a job, however often it is run: afterwards the plan is another one, as a part of it has been done."""
+    if not change.job.checkpoint.get("begun"):
+        check_approved(change.vm, change.wish, change.job.params)
+        change.progress.checkpoint(begun=True)
 
 
 def check_power(change: Change) -> None:
@@ -82,7 +107,18 @@ def _carry_out(change: Change) -> None:
     changes.begin_decryption(change)
     convert(change)
     vtpm_device.finish(change)
+    _check_carried_out(change)
     _finish(change)
+
+
+def _check_carried_out(change: Change) -> None:
+    """What the host reports afterwards has the last word on virtual hardware. Raises Conflict `not_carried_out`."""
+    left = [step.text for step in plan_from_wish(change.vm, change.wish).steps if step.kind in HARDWARE]
+    if left:
+        raise Conflict(
+            "not_carried_out", f"{change.vm}: its host does not report what was set: {'; '.join(left)}",
+            hint="look at the VM's definition on its host, then apply again",
+        )  # fmt: skip
 
 
 def convert(change: Change) -> None:
@@ -122,17 +158,30 @@ def _finish(change: Change) -> None:
     parts = [row.part for row in change.rows(Stage.IN_USE)]
     with transaction.atomic():
         record_disk_policies(vm, change.wish)
+        if not policy.encrypts and change.wish.encrypted_vmotion is not None:
+            mode = change.wish.encrypted_vmotion.value
+            VmMigration.objects.update_or_create(virtual_machine=vm, defaults={"encrypted": mode})
         if policy.encrypts:
             vmotion.keep_required(vm)
             events.record_once(
                 "vm.encrypted", f"{vm} is encrypted by {policy}: {', '.join(parts) or 'no part yet'}", target=vm,
-                job=change.job, policy=policy.name, parts=parts,
+                job=change.job, policy=policy.name, parts=parts, plan_digest=_digest(change),
             )  # fmt: skip
         elif VmSecurity.objects.filter(virtual_machine=vm).delete()[0]:
             events.record_once(
                 "vm.decrypted", f"{vm} is decrypted", target=vm, job=change.job, severity=Severity.WARNING,
-                policy=policy.name,
+                policy=policy.name, plan_digest=_digest(change),
             )  # fmt: skip
+        else:
+            events.record_once(
+                "vm.options_changed", f"Options of {vm} are changed", target=vm, job=change.job,
+                plan_digest=_digest(change),
+            )  # fmt: skip
+
+
+def _digest(change: Change) -> str:
+    """Of the plan that was approved; a job of an older version carries none."""
+    return str(change.job.params.get("plan", {}).get("digest", ""))
 
 
 def _give_up(change: Change) -> None:

@@ -13,25 +13,27 @@ from django.db import transaction
 from django.db.models import Q
 
 from encryption.engine import options
-from encryption.engine.options import Assignment, CurrentDisk, CurrentVm, DesiredVm, StepKind
-from encryption.engine.options import Plan as Plan  # the shapes that delivery code shows
+from encryption.engine.options import Approved, Assignment, CurrentVm, DesiredVm, StepKind
+from encryption.engine.options import Finding as Finding  # the shapes that delivery code shows
+from encryption.engine.options import Plan as Plan
 from encryption.engine.options import Vmotion as Vmotion
 from encryption.models import (
     Compliance,
     DiskPolicy,
     KmsCluster,
-    Purpose,
     Stage,
     StoragePolicy,
     VmSecurity,
     WrappedSecret,
 )
-from encryption.services import boot_hardware
+from encryption.services.current_vm import observe as observe
+from encryption.services.planned_change import PlannedChange as PlannedChange
+from encryption.services.planned_change import PlanProgress as PlanProgress
+from encryption.services.planned_change import progress_of
 from inventory import events, jobs
 from inventory.authorize import VIEW, Actor, authorize
 from inventory.errors import Conflict, Invalid, NotFound
-from inventory.models import Disk, Firmware, Job, VirtualMachine
-from inventory.services.connections import reaches_files, vtpm_state_path
+from inventory.models import Disk, Job, VirtualMachine
 from inventory.services.virtual_machines import vm_of
 
 APPLY: Final = jobs.register(jobs.JobKind("encryption.apply_options", "Change VM encryption", queue="crypto"))
@@ -92,6 +94,9 @@ class VmOptions:
     kms_clusters: tuple[KmsCluster, ...]
     disk_policies: Mapping[str, StoragePolicy]  # as last applied, by target
     compliance: Compliance | None
+    current: CurrentVm
+    obstacles: Mapping[str, tuple[Finding, ...]]  # by control: why it cannot be used now
+    progress: PlanProgress | None  # of a change that is being applied
 
     @property
     def plain_policy(self) -> StoragePolicy:
@@ -105,7 +110,9 @@ class VmOptions:
     def home_policies(self) -> tuple[StoragePolicy, ...]:
         """What a home may have: see `home_policy`."""
         found = tuple(policy for policy in self.policies if policy.encrypts or policy.is_builtin)
-        return (self.policy, *found) if self.policy.is_for_vtpm else found
+        if self.policy.is_for_vtpm or self.vm.is_tpm_encrypted:
+            return (*found, *StoragePolicy.every.filter(is_for_vtpm=True))
+        return found
 
     def policy_of_disk(self, disk: Disk) -> StoragePolicy:
         """The one last applied; for a disk that has none, what fits its present state."""
@@ -124,6 +131,8 @@ def vm_options(*, vm_id: UUID, actor: Actor) -> VmOptions:
     """The VM, what is known of its encryption, and the choices there are."""
     authorize(actor, VIEW)
     vm = vm_of(vm_id)
+    current = observe(vm)
+    providers = tuple(KmsCluster.objects.order_by("-is_default", "name"))
     return VmOptions(
         vm=vm,
         disks=tuple(vm.disks.filter(device="disk")),
@@ -132,10 +141,19 @@ def vm_options(*, vm_id: UUID, actor: Actor) -> VmOptions:
             row for row in vm.wrapped_secrets.select_related("key__cluster", "replaces", "replaced_by") if _counts(row)
         ),
         policies=tuple(StoragePolicy.objects.all()),
-        kms_clusters=tuple(KmsCluster.objects.order_by("-is_default", "name")),
+        kms_clusters=providers,
         disk_policies={row.target: row.policy for row in vm.disk_policies.select_related("policy")},
         compliance=Compliance.objects.filter(virtual_machine=vm).first(),
+        current=current,
+        obstacles=options.obstacles(current, has_key_provider=any(one.is_default for one in providers)),
+        progress=progress_of(vm, APPLY.name, is_live=True),
     )
+
+
+def apply_progress(*, vm_id: UUID, actor: Actor) -> PlanProgress | None:
+    """The last change of the VM's options, live or not; None where there was none."""
+    authorize(actor, VIEW)
+    return progress_of(vm_of(vm_id), APPLY.name)
 
 
 def _counts(row: WrappedSecret) -> bool:
@@ -145,21 +163,28 @@ def _counts(row: WrappedSecret) -> bool:
     return row.stage != Stage.ENCRYPTING or row.replaces is None
 
 
-def plan_options(*, vm_id: UUID, wish: Wish, actor: Actor) -> Plan:
-    """What would be done, from what is known now. Changes nothing."""
+def plan_options(*, vm_id: UUID, wish: Wish, actor: Actor) -> PlannedChange:
+    """What would be done, from what is known now, and what that means. Changes nothing."""
     authorize(actor, VIEW)
     vm = vm_of(vm_id)
-    return plan_from_wish(vm, wish)
+    current, desired = observe(vm), desired_of(vm, wish)
+    plan = options.plan(current, desired)
+    provider = _kms_cluster(vm, wish)
+    told = options.effects(current, desired, plan, host=vm.host.name, key_provider=provider.name if provider else "")
+    return PlannedChange(plan, Approved.of(plan, vm.definition_sha256).digest, told)
 
 
 def plan_from_wish(vm: VirtualMachine, wish: Wish) -> Plan:
+    return options.plan(observe(vm), desired_of(vm, wish))
+
+
+def desired_of(vm: VirtualMachine, wish: Wish) -> DesiredVm:
     policy, disks = home_policy(wish), disk_policies_of(wish)
-    current = observe(vm)
-    desired = DesiredVm(
+    return DesiredVm(
         policy.encrypts,
         frozenset(target for target, one in disks.items() if one.encrypts),
         has_key_provider=_kms_cluster(vm, wish) is not None,
-        assignments=tuple(_assignments(vm, policy, disks, current)) if policy.encrypts else (),
+        assignments=tuple(_assignments(vm, policy, disks)) if policy.encrypts else (),
         known_disks=frozenset(disks),
         home_is_for_vtpm=policy.is_for_vtpm,
         vtpm=wish.vtpm,
@@ -167,12 +192,9 @@ def plan_from_wish(vm: VirtualMachine, wish: Wish) -> Plan:
         vbs=wish.vbs,
         encrypted_vmotion=wish.encrypted_vmotion,
     )
-    return options.plan(current, desired)
 
 
-def _assignments(
-    vm: VirtualMachine, policy: StoragePolicy, disks: Mapping[str, StoragePolicy], current: CurrentVm
-) -> Iterable[Assignment]:
+def _assignments(vm: VirtualMachine, policy: StoragePolicy, disks: Mapping[str, StoragePolicy]) -> Iterable[Assignment]:
     """Policies that differ from what was last applied. A disk without one has to get it, too."""
     security = VmSecurity.objects.select_related("policy").filter(virtual_machine=vm).first()
     if security is None:
@@ -181,18 +203,19 @@ def _assignments(
         yield Assignment("", policy.name, policy.encrypts)
     known = dict(vm.disk_policies.values_list("target", "policy"))
     plain = plain_policy()
-    for disk in current.disks:
-        wanted = disks.get(disk.target, plain)
-        if disk.is_hard_disk and known.get(disk.target) != wanted.pk:
-            yield Assignment(disk.target, wanted.name, wanted.encrypts)
+    for target in vm.disks.filter(device="disk", is_read_only=False).values_list("target", flat=True):
+        wanted = disks.get(target, plain)
+        if known.get(target) != wanted.pk:
+            yield Assignment(target, wanted.name, wanted.encrypts)
 
 
 @transaction.atomic
-def apply_options(*, vm_id: UUID, wish: Wish, actor: Actor, confirm: str = "") -> Job:
-    """Starts the job that does what `plan_options` shows. Raises Conflict with the first refusal of the plan.
+def apply_options(*, vm_id: UUID, wish: Wish, actor: Actor, approved: str = "", confirm: str = "") -> Job:
+    """Starts the job that does what `plan_options` shows.
 
-    `confirm` repeats the VM's name where its vTPM is removed: what is only in there is lost. Raises Invalid
-    (`confirmation_mismatch`).
+    `approved`: the digest of the plan that somebody has seen; without one it is the plan as of now. `confirm` repeats
+    the VM's name where its vTPM is removed: what is only in there is lost. Raises Conflict with the first refusal of
+    the plan, `nothing_to_do` or `plan_outdated`; Invalid (`confirmation_mismatch`).
     """
     vm = vm_of(vm_id)
     policy = home_policy(wish)
@@ -201,111 +224,47 @@ def apply_options(*, vm_id: UUID, wish: Wish, actor: Actor, confirm: str = "") -
     refuse(vm, plan)
     if plan.is_empty:
         raise Conflict("nothing_to_do", f"{vm} is as wanted already")
+    now = Approved.of(plan, vm.definition_sha256)
+    if approved and approved != now.digest:
+        raise outdated(vm, ())
     if confirm.strip() != vm.name and any(step.kind is StepKind.REMOVE_VTPM for step in plan.steps):
         raise Invalid(
             "confirmation_mismatch",
             f"the vTPM of {vm} is destroyed by this, and that is not the VM's name",
             hint="type the VM's name as it is shown",
         )
-    job = jobs.start(APPLY, target=vm, actor=actor, params=wish.as_params())
+    job = jobs.start(APPLY, target=vm, actor=actor, params={**wish.as_params(), "plan": now.as_params()})
     events.record(
         "vm.options_requested", f"{policy} requested for {vm}", target=vm, actor=actor, job=job,
-        policy=policy.name, steps=[step.text for step in plan.steps],
+        policy=policy.name, steps=[step.text for step in plan.steps], plan_digest=now.digest,
         disks=[f"{target}: {one.name}" for target, one in sorted(disk_policies_of(wish).items())],
     )  # fmt: skip
     return job
+
+
+def check_approved(vm: VirtualMachine, wish: Wish, params: Mapping[str, Any]) -> None:
+    """Worker side: whether the plan, made again from fresh facts, is still the one that was approved. Raises Conflict
+    with the first refusal that it has now, else `plan_outdated`."""
+    plan = plan_from_wish(vm, wish)
+    refuse(vm, plan)
+    if "plan" in params:
+        told = options.differences(Approved.from_params(params["plan"]), Approved.of(plan, vm.definition_sha256))
+        if told:
+            raise outdated(vm, told)
+
+
+def outdated(vm: VirtualMachine, told: Sequence[str]) -> Conflict:
+    what = f": {'; '.join(told)}" if told else ""
+    return Conflict(
+        "plan_outdated", f"{vm} is not as it was when the plan was made{what}"[:900],
+        hint="nothing was changed; look at the new plan, then apply that",
+    )  # fmt: skip
 
 
 def refuse(vm: VirtualMachine, plan: Plan) -> None:
     if plan.refusals:
         first = plan.refusals[0]
         raise Conflict(first.code, f"{vm}: {first.text}", hint=first.hint)
-
-
-def observe(vm: VirtualMachine) -> CurrentVm:
-    """The engine's view of a VM: what libvirt last reported and which secrets this console holds."""
-    rows = list(
-        vm.wrapped_secrets.exclude(stage=Stage.DETACHED)
-        .select_related("replaces")
-        .defer("wrapped", "replaces__wrapped")
-    )
-    held = {(row.purpose, row.target) for row in rows}
-    disks = list(vm.disks.all())
-    needed = {
-        part
-        for part in (Purpose.NVRAM if vm.is_nvram_encrypted else None, Purpose.VTPM if vm.is_tpm_encrypted else None)
-        if part
-    }
-    return CurrentVm(
-        name=vm.name,
-        is_present=vm.is_present,
-        is_persistent=vm.is_persistent,
-        is_running=vm.is_running,
-        files_reachable=reaches_files(vm.host),
-        nvram_path=vm.nvram_path if vm.firmware == Firmware.UEFI else "",
-        is_nvram_encrypted=vm.is_nvram_encrypted,
-        has_tpm=bool(vm.tpm_model),
-        is_tpm_encrypted=vm.is_tpm_encrypted,
-        tpm_state_known=vtpm_state_path(vm) is not None,
-        home_is_ours=all((part, "") in held for part in needed),
-        disks=tuple(_current_disks(vm, disks, held)),
-        has_key=VmSecurity.objects.filter(virtual_machine=vm, key__isnull=False).exists(),
-        leftovers=tuple(_leftover(vm, disks, row) for row in rows if row.stage not in (Stage.IN_USE, Stage.REPLACED)),
-        has_managed_save=vm.has_managed_save,
-        snapshot_count=vm.snapshot_count,
-        memory_snapshot_count=vm.memory_snapshot_count,
-        firmware=vm.firmware,
-        has_secure_boot=vm.has_secure_boot,
-        hardware=boot_hardware.hardware_of(vm),
-        host=boot_hardware.abilities_of(vm.host),
-        encrypted_vmotion=_vmotion(vm),
-    )
-
-
-def _vmotion(vm: VirtualMachine) -> Vmotion:
-    if VmSecurity.objects.filter(virtual_machine=vm, key__isnull=False).exists():
-        return Vmotion.REQUIRED
-    return Vmotion.OPPORTUNISTIC
-
-
-def _leftover(vm: VirtualMachine, disks: list[Disk], row: WrappedSecret) -> str:
-    """The file of an unfinished part that its VM does not use: the half-written copy, or what was copied. Of a
-    rotated passphrase only a keyslot is left."""
-    if row.stage == Stage.REMOVING:
-        return row.path
-    if row.shares_image:
-        return f"a keyslot of {row.path}"
-    if row.replaces is not None and row.purpose != Purpose.VTPM:
-        in_use = {vm.nvram_path} | {disk.source for disk in disks}
-        return row.original if row.path in in_use else row.path
-    if row.purpose == Purpose.NVRAM:
-        is_encrypted = vm.is_nvram_encrypted
-    elif row.purpose == Purpose.VTPM:
-        return row.plain_path  # where the exchange puts the old state, see vtpm_files
-    else:
-        is_encrypted = any(disk.target == row.target and disk.is_encrypted for disk in disks)
-    return row.plain_path if is_encrypted else row.path
-
-
-def _current_disks(vm: VirtualMachine, disks: list[Disk], held: set[tuple[str, str]]) -> Iterable[CurrentDisk]:
-    sharers: dict[str, list[str]] = {}
-    sources = [disk.source for disk in disks if disk.source]
-    others = Disk.objects.filter(source__in=sources, virtual_machine__host=vm.host, virtual_machine__is_present=True)
-    for source, name in others.exclude(virtual_machine=vm).values_list("source", "virtual_machine__name"):
-        sharers.setdefault(source, []).append(name)
-    for disk in disks:
-        yield CurrentDisk(
-            target=disk.target,
-            device=disk.device,
-            format=disk.format,
-            source=disk.source,
-            size=disk.capacity_bytes,
-            is_encrypted=disk.is_encrypted,
-            is_read_only=disk.is_read_only,
-            is_ours=(Purpose.DISK, disk.target) in held,
-            shared_with=tuple(sorted(sharers.get(disk.source, []))),
-            is_blank=boot_hardware.is_blank(disk),
-        )
 
 
 def kms_cluster_of(vm: VirtualMachine, wish: Wish) -> KmsCluster:

@@ -8,7 +8,8 @@ from encryption.engine.options import gigabytes
 from encryption.engine.recrypt import HOME, encrypted_parts, plan
 from encryption.engine.recrypt import Way as Way  # the choice that delivery code shows
 from encryption.models import Stage
-from encryption.services.options import Plan, observe
+from encryption.services.current_vm import observe
+from encryption.services.options import Plan
 from inventory.authorize import VIEW, Actor, authorize
 from inventory.errors import Conflict
 from inventory.models import VirtualMachine

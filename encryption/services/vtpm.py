@@ -7,7 +7,7 @@ from uuid import UUID
 from encryption.engine.compliance import VTPM
 from encryption.models import Compliance, Purpose
 from encryption.services import options
-from encryption.services.options import Plan, Wish
+from encryption.services.options import PlannedChange, Wish
 from encryption.services.vtpm_certificates import VtpmCertificate, certificates_of
 from inventory.authorize import VIEW, Actor, authorize
 from inventory.models import Job, PowerState, VirtualMachine
@@ -53,7 +53,7 @@ def vtpm_of(*, vm_id: UUID, actor: Actor) -> Vtpm:
     )
 
 
-def plan_vtpm(*, vm_id: UUID, present: bool, actor: Actor) -> Plan:
+def plan_vtpm(*, vm_id: UUID, present: bool, actor: Actor) -> PlannedChange:
     """What adding (`present`) or removing would do, everything else staying as it is."""
     return options.plan_options(vm_id=vm_id, wish=_wish(vm_id, actor, present=present), actor=actor)
 

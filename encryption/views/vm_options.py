@@ -13,9 +13,10 @@ from encryption.services import compliance, options, unlock
 from encryption.services.options import VmOptions
 from inventory.authorize import may
 from inventory.errors import ServiceError
-from inventory.models import TargetKind
 from inventory.views import pages
 from inventory.views.dialogs import done
+
+STOP_POLLING = 286  # htmx's own status: swap, and ask no more
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -27,11 +28,14 @@ def show(request: HttpRequest, vm_id: UUID) -> HttpResponse:
         status = 422 if form.is_bound and not form.is_valid() else 200
         return render(request, "encryption/vm_options.html", _panel(request, found, form), status=status)
     try:
-        options.apply_options(vm_id=vm_id, wish=form.wish(), actor=request.user)
+        sent = form.cleaned_data
+        options.apply_options(
+            vm_id=vm_id, wish=form.wish(), approved=sent["plan_digest"], confirm=sent["confirm"], actor=request.user
+        )
     except ServiceError as exc:
         context = _panel(request, found, form) | {"error": exc}
         return render(request, "encryption/vm_options.html", context, status=exc.http_status)
-    return done(request, reverse("inventory:monitor", args=[TargetKind.VIRTUAL_MACHINE, vm_id]))
+    return done(request, reverse("encryption:vm-options", args=[vm_id]))
 
 
 @require_POST
@@ -40,6 +44,16 @@ def plan(request: HttpRequest, vm_id: UUID) -> HttpResponse:
     found = options.vm_options(vm_id=vm_id, actor=request.user)
     form = VmOptionsForm(found, request.POST)
     return render(request, "encryption/_vm_plan.html", _plan(request, found, form))
+
+
+@require_safe
+def progress(request: HttpRequest, vm_id: UUID) -> HttpResponse:
+    """The steps of the change that is being applied, asked for again and again until it has ended."""
+    found = options.apply_progress(vm_id=vm_id, actor=request.user)
+    answer = render(request, "encryption/_plan_progress.html", {"progress": found, "vm_id": vm_id})
+    if found is None or not found.job.is_live:
+        answer.status_code = STOP_POLLING
+    return answer
 
 
 @require_safe
@@ -63,4 +77,4 @@ def _panel(request: HttpRequest, found: VmOptions, form: VmOptionsForm) -> dict[
 def _plan(request: HttpRequest, found: VmOptions, form: VmOptionsForm) -> dict[str, Any]:
     if not form.is_bound or not form.is_valid():
         return {"plan": None}
-    return {"plan": options.plan_options(vm_id=found.vm.pk, wish=form.wish(), actor=request.user)}
+    return {"plan": options.plan_options(vm_id=found.vm.pk, wish=form.wish(), actor=request.user), "approves": True}

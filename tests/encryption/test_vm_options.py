@@ -56,7 +56,7 @@ def wanted(*disks: str, encrypt: bool = True, **more: str) -> dict[str, object]:
 def test_applied(admin: Client, vm: VirtualMachine, provider: KmsCluster, sent: list[object]) -> None:
     answer = admin.post(address(vm), wanted("vda", kms_cluster=str(provider.pk)))
     assert answer.status_code == 302
-    assert answer.headers["Location"] == reverse("inventory:monitor", args=["vm", vm.pk])
+    assert answer.headers["Location"] == address(vm)
     job = Job.objects.get()
     assert (job.kind, job.target_id, job.actor) == ("encryption.apply_options", vm.pk, "alice")
     encrypts = StoragePolicy.objects.get(encrypts=True)

@@ -85,7 +85,7 @@ def test_add_shows_its_plan_and_starts_one_job(admin: Client, alice: User, vm: V
     ("change", "host_change", "code"),
     [
         ({"firmware": Firmware.BIOS, "nvram_path": ""}, {}, "vtpm_needs_uefi"),
-        ({"power_state": PowerState.ON}, {}, "home_in_use"),
+        ({"power_state": PowerState.ON}, {}, "vtpm_needs_power_off"),
         ({"has_managed_save": True}, {}, "managed_save_present"),
         ({"is_present": False}, {}, "vm_gone"),
         ({}, {"vtpm_state_path": "", "uri": "qemu:///session?socket=/x"}, "vtpm_state_unknown"),

@@ -122,6 +122,10 @@ class World:
         return self.wish(encrypt=False)
 
     def ask(self, wish: Wish) -> Job:
+        """With the facts as the watch of the host would have brought them."""
+        if self.hypervisor.is_reachable:
+            sync.refresh_virtual_machine(self.vm, self.hypervisor)
+            self.vm.refresh_from_db()
         return options.apply_options(vm_id=self.vm.pk, wish=wish, actor=self.actor)
 
     def deepen(self, *parts: str) -> Job:

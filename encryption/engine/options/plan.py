@@ -41,10 +41,10 @@ def plan(current: CurrentVm, desired: DesiredVm) -> Plan:
     hardware = [*vbs.steps(current, desired), *vtpm.steps(current, desired)]
     refusals = [
         *encryption.wish_refusals(current, desired),
-        *encryption.state_refusals(current, desired, encrypting, decrypting, home),
         *vbs.refusals(current, desired),
         *vtpm.refusals(current, desired),
         *migration.refusals(current, desired),
+        *encryption.state_refusals(current, desired, encrypting, decrypting, home),
     ]
     if hardware and not any(one.code in {"managed_save_present", "snapshots_present"} for one in refusals):
         refusals += encryption.kept_states(current)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 
 class How(StrEnum):
@@ -41,6 +42,11 @@ class StepKind(StrEnum):
     ASSIGN_POLICY = "assign_policy"
     SET_MIGRATION = "set_migration"
     DESTROY_ORIGINALS = "destroy_originals"
+
+
+HARDWARE: Final = frozenset(
+    {StepKind.SET_FIRMWARE, StepKind.SET_VBS, StepKind.UNSET_VBS, StepKind.ADD_VTPM, StepKind.REMOVE_VTPM}
+)
 
 
 @dataclass(frozen=True, slots=True)
