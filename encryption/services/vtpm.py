@@ -58,15 +58,17 @@ def plan_vtpm(*, vm_id: UUID, present: bool, actor: Actor) -> PlannedChange:
     return options.plan_options(vm_id=vm_id, wish=_wish(vm_id, actor, present=present), actor=actor)
 
 
-def add_vtpm(*, vm_id: UUID, actor: Actor) -> Job:
-    """A TPM 2.0 for a powered-off VM with UEFI; its home is encrypted for it. Raises what `apply_options` raises."""
-    return options.apply_options(vm_id=vm_id, wish=_wish(vm_id, actor, present=True), actor=actor)
+def add_vtpm(*, vm_id: UUID, actor: Actor, approved: str = "") -> Job:
+    """A TPM 2.0 for a powered-off VM with UEFI; its home is encrypted for it. `approved`: the digest of the plan that
+    somebody has seen. Raises what `apply_options` raises."""
+    wish = _wish(vm_id, actor, present=True)
+    return options.apply_options(vm_id=vm_id, wish=wish, actor=actor, approved=approved)
 
 
-def remove_vtpm(*, vm_id: UUID, confirm: str, actor: Actor) -> Job:
-    """`confirm` repeats the VM's name. Raises what `apply_options` raises."""
+def remove_vtpm(*, vm_id: UUID, confirm: str, actor: Actor, approved: str = "") -> Job:
+    """`confirm` repeats the VM's name; `approved` as in `add_vtpm`. Raises what `apply_options` raises."""
     wish = _wish(vm_id, actor, present=False)
-    return options.apply_options(vm_id=vm_id, wish=wish, actor=actor, confirm=confirm)
+    return options.apply_options(vm_id=vm_id, wish=wish, actor=actor, approved=approved, confirm=confirm)
 
 
 def _wish(vm_id: UUID, actor: Actor, *, present: bool) -> Wish:

@@ -33,7 +33,7 @@ def add(request: HttpRequest, vm_id: UUID) -> HttpResponse:
     authorize(request.user, options.ENCRYPT, vm)
 
     def submit(_: dict[str, Any]) -> str:
-        vtpm.add_vtpm(vm_id=vm_id, actor=request.user)
+        vtpm.add_vtpm(vm_id=vm_id, approved=_approved(request), actor=request.user)
         return reverse("inventory:monitor", args=[TargetKind.VIRTUAL_MACHINE, vm_id])
 
     return form(
@@ -48,7 +48,7 @@ def remove(request: HttpRequest, vm_id: UUID) -> HttpResponse:
     authorize(request.user, options.DECRYPT, vm)
 
     def submit(data: dict[str, Any]) -> str:
-        vtpm.remove_vtpm(vm_id=vm_id, confirm=data["confirm"], actor=request.user)
+        vtpm.remove_vtpm(vm_id=vm_id, confirm=data["confirm"], approved=_approved(request), actor=request.user)
         return reverse("inventory:monitor", args=[TargetKind.VIRTUAL_MACHINE, vm_id])
 
     return form(
@@ -98,6 +98,11 @@ def download(request: HttpRequest, vm_id: UUID, nv_index: int, what: str) -> Htt
         content_type=found.media_type,
         headers={"Content-Disposition": f'attachment; filename="{found.file_name}"'},
     )
+
+
+def _approved(request: HttpRequest) -> str:
+    """The digest of the plan that the dialog showed."""
+    return request.POST.get("plan_digest", "")[:64]
 
 
 def _page(vm_id: UUID) -> str:

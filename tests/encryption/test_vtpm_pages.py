@@ -1,5 +1,6 @@
 """The vTPM through its URLs and the API: each refusal by both, who may, and that what is shown fits."""
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,6 +80,17 @@ def test_add_shows_its_plan_and_starts_one_job(admin: Client, alice: User, vm: V
     assert Event.objects.filter(kind="vm.options_requested").count() == 1
     job.delete()
     assert caller(alice).post(f"/virtual-machines/{vm.pk}/vtpm").status == 202
+
+
+def test_what_changed_since_the_dialog_was_opened_is_not_applied(admin: Client, vm: VirtualMachine) -> None:
+    digest = re.search(r'name="plan_digest" value="(\w{64})"', admin.get(url("add-vtpm", vm.pk)).content.decode())
+    assert digest is not None
+    VirtualMachine.objects.update(definition_sha256="1" * 64)
+    answer = admin.post(url("add-vtpm", vm.pk), {"plan_digest": digest[1]})
+    assert answer.status_code == 409 and not Job.objects.exists()
+    again = re.search(r'name="plan_digest" value="(\w{64})"', answer.content.decode())
+    assert again is not None and again[1] != digest[1], "the plan as it is now is shown"
+    assert admin.post(url("add-vtpm", vm.pk), {"plan_digest": again[1]}).status_code == 302
 
 
 @pytest.mark.parametrize(
