@@ -7,6 +7,8 @@ from uuid import UUID, uuid4
 from django.utils import timezone
 
 from inventory import events
+from inventory.engine.abilities import HostAbilities
+from inventory.engine.platform import Platform
 from inventory.models import (
     Cluster,
     Datacenter,
@@ -23,6 +25,11 @@ from inventory.models import (
 )
 
 GIB = 2**30
+ABILITIES = HostAbilities(
+    virtualization="kvm", cpu_vendor="AMD", q35=True, uefi=True, secure_boot=True, smm=True, vtpm=True, viommu=True,
+    nested_in_cpu="svm", hyperv=("frequencies", "ipi", "relaxed", "reset", "spinlocks", "synic", "vapic", "vpindex"),
+    secure_loader="/usr/share/OVMF/OVMF_CODE_4M.ms.fd", plain_loader="/usr/share/OVMF/OVMF_CODE_4M.fd",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,7 @@ def _host(cluster: Cluster, name: str, number: int) -> Host:
         host_uuid=UUID(int=number), hypervisor="QEMU", hypervisor_version="7.2.22", libvirt_version="9.0.0",
         cpu_model="EPYC-Milan", cpu_count=64, memory_bytes=512 * GIB, memory_free_bytes=190 * GIB,
         is_encrypted_connection=True, last_seen_at=datetime(2026, 11, 23, 10, 0, tzinfo=UTC),
+        abilities=ABILITIES.as_row(), abilities_checked_at=datetime(2026, 11, 23, 9, 0, tzinfo=UTC),
     )  # fmt: skip
 
 
@@ -74,7 +82,7 @@ def _vm(host: Host, name: str, number: int) -> VirtualMachine:
         firmware=Firmware.UEFI if uefi else Firmware.BIOS, has_secure_boot=number == 4,
         nvram_path=f"/var/lib/libvirt/qemu/nvram/{name}_VARS.fd" if uefi else "", is_nvram_encrypted=encrypted,
         tpm_model="tpm-crb" if number in (0, 4) else "", tpm_version="2.0" if number in (0, 4) else "",
-        is_tpm_encrypted=encrypted,
+        is_tpm_encrypted=encrypted, platform=Platform(domain_type="kvm", arch="x86_64", chipset="q35").as_text(),
     )  # fmt: skip
     for target, size in (("vda", 80), ("vdb", 500)):
         Disk.objects.create(

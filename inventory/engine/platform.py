@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Final, Self
 
 from lxml import etree
@@ -62,8 +62,7 @@ class Platform:
         is not known."""
         if not self.is_known:
             return ""
-        default = asdict(Platform())
-        found = {name: value for name, value in asdict(self).items() if value != default[name]}
+        found = {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name) != one.default}
         return json.dumps(found, sort_keys=True, separators=(",", ":"))
 
     @classmethod

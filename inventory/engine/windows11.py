@@ -58,24 +58,24 @@ def is_ready(requirements: Iterable[Requirement]) -> bool:
 def _requirements(machine: Machine) -> Iterable[Requirement]:
     is_uefi = machine.firmware == "uefi"
     if not machine.tpm_version:
-        yield Requirement("tpm", "TPM 2.0", State.UNMET, "no TPM", "add a virtual TPM under VM Options")
+        yield Requirement("tpm", "TPM 2.0", State.UNMET, "No TPM", "add a virtual TPM under VM Options")
     elif machine.tpm_version != "2.0":
         yield Requirement(
             "tpm", "TPM 2.0", State.UNMET, f"TPM {machine.tpm_version}", "replace it by a TPM 2.0 in its definition"
         )
     else:
-        yield Requirement("tpm", "TPM 2.0", State.MET, "there")
+        yield Requirement("tpm", "TPM 2.0", State.MET, "There")
     yield _of(
-        "uefi", "UEFI", is_uefi, "there" if is_uefi else "BIOS",
+        "uefi", "UEFI", is_uefi, "There" if is_uefi else "BIOS",
         "make a new VM with UEFI, or convert the guest's disk first (mbr2gpt.exe /convert in Windows)",
     )  # fmt: skip
     # Microsoft asks for "UEFI, Secure Boot capable"; a VM with UEFI on firmware without Secure Boot is not.
     yield _of(
-        "secure_boot", "Secure Boot", machine.has_secure_boot, "on" if machine.has_secure_boot else "off",
+        "secure_boot", "Secure Boot", machine.has_secure_boot, "On" if machine.has_secure_boot else "Off",
         "switch it on under VM Options" if is_uefi else "needs UEFI",
     )  # fmt: skip
     if not machine.arch:
-        yield Requirement("cpu_64_bit", "64-bit CPU", State.UNKNOWN, "not known", "refresh the host")
+        yield Requirement("cpu_64_bit", "64-bit CPU", State.UNKNOWN, "Not known", "refresh the host")
     else:
         yield _of(
             "cpu_64_bit", "64-bit CPU", machine.arch in ("x86_64", "aarch64"), machine.arch, "make a new, 64-bit VM"
@@ -89,11 +89,11 @@ def _requirements(machine: Machine) -> Iterable[Requirement]:
         f"{machine.memory_bytes / GIB:.1f} GiB", f"give it {MIN_MEMORY // GIB} GiB or more",
     )  # fmt: skip
     if machine.hard_disks and not machine.largest_disk:
-        yield Requirement("disk", f"{MIN_DISK // GIB} GiB disk", State.UNKNOWN, "size not known", "refresh the host")
+        yield Requirement("disk", f"{MIN_DISK // GIB} GiB disk", State.UNKNOWN, "Size not known", "refresh the host")
     else:
         yield _of(
             "disk", f"{MIN_DISK // GIB} GiB disk", machine.largest_disk >= MIN_DISK,
-            f"{machine.largest_disk / GIB:.1f} GiB" if machine.hard_disks else "no hard disk",
+            f"{machine.largest_disk / GIB:.1f} GiB" if machine.hard_disks else "No hard disk",
             f"give it a disk of {MIN_DISK // GIB} GiB or more",
         )  # fmt: skip
 

@@ -33,20 +33,20 @@ def _abilities(can: HostAbilities) -> Iterable[Ability]:
     is_kvm = can.virtualization == "kvm"
     yield Ability(
         "kvm", "Hardware virtualization", is_kvm,
-        "libvirt offers KVM" if is_kvm else "VMs run in software emulation (TCG)",
+        "Offered by libvirt (KVM)" if is_kvm else "VMs run in software emulation (TCG)",
         "" if is_kvm else "switch on VT-x or AMD-V in the host's firmware, and load kvm_intel or kvm_amd",
     )  # fmt: skip
     yield _simple("q35", "q35 machine type", can.q35, "install a QEMU that has it")
     yield _simple("uefi", "UEFI firmware", can.uefi, "install the firmware (Debian, Ubuntu: ovmf; Fedora: edk2-ovmf)")
     yield Ability(
         "secure_boot", "Secure Boot with enrolled keys", can.secure_boot,
-        can.secure_loader if can.secure_boot else "libvirt knows no such firmware",
+        can.secure_loader if can.secure_boot else "No such firmware is known to libvirt",
         "" if can.secure_boot else "install firmware with Microsoft's keys in its variables (Debian, Ubuntu: ovmf)",
     )  # fmt: skip
     yield _simple("smm", "System Management Mode (SMM)", can.smm, "use a newer QEMU")
     yield Ability(
         "vtpm", "Virtual TPM 2.0", can.vtpm,
-        "emulated, with the CRB interface" if can.vtpm else "libvirt offers no emulated TPM 2.0",
+        "Emulated, with the CRB interface" if can.vtpm else "No emulated TPM 2.0 is offered by libvirt",
         "" if can.vtpm else "install swtpm and swtpm-tools, then restart libvirt's daemon",
     )  # fmt: skip
     yield _nested(can)
@@ -56,7 +56,7 @@ def _abilities(can: HostAbilities) -> Iterable[Ability]:
         "" if can.viommu else "use a newer QEMU",
     )  # fmt: skip
     yield Ability(
-        "hyperv", "Hyper-V enlightenments", bool(can.hyperv), ", ".join(can.hyperv) or "none",
+        "hyperv", "Hyper-V enlightenments", bool(can.hyperv), ", ".join(can.hyperv) or "None",
         "" if can.hyperv else "nothing depends on them but the speed of Windows guests",
     )  # fmt: skip
 
@@ -68,7 +68,7 @@ def _nested(can: HostAbilities) -> Ability:
         remedy = "use hosts whose processors have VT-x or AMD-V, with KVM"
         if can.nested_in_cpu and can.virtualization == "kvm":
             module = "kvm_intel" if can.nested_in_cpu == "vmx" else "kvm_amd"
-            text = f"the processor has {can.nested_in_cpu}, and the kernel does not pass it on"
+            text = f"The processor has {can.nested_in_cpu}, and the kernel does not pass it on"
             remedy = f"load {module} with nested=1, then restart libvirt's daemon"
     elif can.virtualization == "qemu":
         text = f"{can.nested}, emulated in software"
@@ -76,4 +76,4 @@ def _nested(can: HostAbilities) -> Ability:
 
 
 def _simple(code: str, name: str, is_there: bool, remedy: str) -> Ability:
-    return Ability(code, name, is_there, "there" if is_there else "not there", "" if is_there else remedy)
+    return Ability(code, name, is_there, "There" if is_there else "Not there", "" if is_there else remedy)

@@ -78,7 +78,7 @@ _actions: dict[TargetKind, list[Actions]] = defaultdict(list)
 _badges: dict[TargetKind, list[Badges]] = defaultdict(list)
 _list_badges: dict[TargetKind, list[ListBadges]] = defaultdict(list)
 _counts: list[Counts] = []
-_cards: dict[TargetKind, list[str]] = defaultdict(list)
+_cards: dict[TargetKind, list[tuple[bool, str]]] = defaultdict(list)
 _targets: dict[str, str] = {}
 
 
@@ -111,8 +111,9 @@ def add_counts(counts: Counts) -> None:
     _counts.append(counts)
 
 
-def add_card(kind: TargetKind, url_name: str) -> None:
-    _cards[kind].append(url_name)
+def add_card(kind: TargetKind, url_name: str, *, is_last: bool = False) -> None:
+    """`is_last`: behind those of the apps above."""
+    _cards[kind].append((is_last, url_name))
 
 
 def add_target(kind: TargetKind, url_name: str) -> None:
@@ -154,7 +155,7 @@ def counts(vms: QuerySet[VirtualMachine]) -> list[Count]:
 
 
 def card_urls(kind: TargetKind, target_id: UUID) -> list[str]:
-    return [reverse(name, args=[target_id]) for name in _cards[kind]]
+    return [reverse(name, args=[target_id]) for _, name in sorted(_cards[kind], key=lambda card: card[0])]
 
 
 def target_url(kind: str, target_id: UUID | None) -> str:

@@ -12,7 +12,7 @@ from inventory.services.windows_readiness import windows_readiness
 from inventory.views import extensions, pages
 
 extensions.add_section(TargetKind.HOST, extensions.Section("Hardware", "Abilities", "inventory:host-abilities"))
-extensions.add_card(TargetKind.VIRTUAL_MACHINE, "inventory:windows-card")
+extensions.add_card(TargetKind.VIRTUAL_MACHINE, "inventory:windows-card", is_last=True)
 
 
 @require_safe

@@ -21,6 +21,7 @@ def _addresses(sample: Sample) -> dict[str, str]:
         found[f"{kind}-summary"] = reverse("inventory:summary", args=[kind, target.pk])
     vm, lost = sample.vm.pk, sample.lost_host.pk
     return found | {
+        "host-abilities": reverse("inventory:host-abilities", args=[sample.host.pk]),
         "host-disconnected": reverse("inventory:summary", args=["host", lost]),
         "vm-monitor": reverse("inventory:monitor", args=["vm", vm]),
         "vm-events": reverse("inventory:monitor", args=["vm", vm]) + "?show=events",
@@ -44,6 +45,7 @@ def test_pages_are_accessible(console: Console, inventory: Sample, theme: str) -
         page = console.open(path)
         if name == "vm-summary":
             page.wait_for_selector("section[aria-label='VM encryption']")
+            page.wait_for_selector("section[aria-label='Windows 11']")
         console.shot(f"{name}-{theme}")
         if found := console.axe():
             violations[name] = found
@@ -64,6 +66,19 @@ def test_narrow_window(console: Console, inventory: Sample, theme: str) -> None:
     page.keyboard.press("Escape")
     assert not page.locator("#sidebar").is_visible()
     assert page.evaluate("document.activeElement.id") == "sidebar-toggle"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_hardware_in_a_phones_window(console: Console, inventory: Sample, theme: str) -> None:
+    console.page.context.add_cookies([{"name": "bartizan_theme", "value": theme, "url": console.url}])
+    console.page.set_viewport_size({"width": 420, "height": 900})
+    page = console.open(reverse("inventory:host-abilities", args=[inventory.host.pk]))
+    console.shot(f"host-abilities-420-{theme}")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 420 and console.axe() == []
+    page = console.open(reverse("inventory:summary", args=["vm", inventory.vm.pk]))
+    page.locator("section[aria-label='Windows 11']").scroll_into_view_if_needed()
+    console.shot(f"windows-card-420-{theme}")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 420 and console.axe() == []
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -1,10 +1,13 @@
-"""Secure Boot and VBS through the API: what is planned, what is refused, by whom it may be asked."""
+"""Secure Boot and VBS through the page and the API: what is planned, what is refused, by whom it may be asked."""
 
+import html
 from dataclasses import replace
 from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import User
+from django.test import Client
+from django.urls import reverse
 
 from encryption.models import StoragePolicy
 from inventory.engine.abilities import HostAbilities
@@ -80,7 +83,7 @@ def can(**changes: object) -> dict[str, object]:
         ({}, can(secure_boot=False, secure_loader=""), {"secure_boot": True}, "secure_boot_not_on_host"),
         ({"has_secure_boot": True}, can(plain_loader=""), {"secure_boot": False}, "plain_uefi_not_on_host"),
         ({}, {"abilities": {}}, {"vbs": True}, "host_not_asked"),
-        ({}, {}, {"vbs": True, "secure_boot": False}, "vbs_needs_secure_boot"),
+        ({"has_secure_boot": True}, {}, {"vbs": True, "secure_boot": False}, "vbs_needs_secure_boot"),
         (
             {"platform": SET.as_text(), "has_secure_boot": True}, {}, {"secure_boot": False}, "vbs_needs_secure_boot",
         ),
@@ -90,6 +93,7 @@ def can(**changes: object) -> dict[str, object]:
 def test_refused(
     vm: VirtualMachine,
     alice: User,
+    client: Client,
     vm_changes: dict[str, object],
     host_changes: dict[str, object],
     wish: dict[str, object],
@@ -103,6 +107,12 @@ def test_refused(
     answer = caller(alice).post(path, body(**wish))
     assert (answer.status, answer.code) == (409, code)
     assert "win-01" in answer.body["message"] and answer.body["hint"]
+    client.force_login(alice)
+    policy = str(body()["policy_id"])
+    sent = {"policy": policy, "disk-vda": policy} | {name: "on" if value else "off" for name, value in wish.items()}
+    page = client.post(reverse("encryption:vm-options", args=[vm.pk]), sent)
+    assert page.status_code == 409
+    assert answer.body["message"] in html.unescape(page.content.decode())
     assert not Job.objects.exists()
 
 

@@ -57,8 +57,8 @@ def test_abilities_are_asked_for_when_a_host_is_connected_and_refreshed(
     assert first is not None and host.abilities_checked_at is not None and host.abilities_checked_at > first
     client.force_login(alice)
     page = client.get(f"/inventory/host/{host.pk}/configure/abilities/").content.decode()
-    assert "the processor has vmx, and the kernel does not pass it on" in page
-    assert "load kvm_intel with nested=1" in page
+    assert "The processor has vmx, and the kernel does not pass it on" in page
+    assert "Load kvm_intel with nested=1" in page
     assert page.count(">Yes<") == 8
     answer = caller(alice).get(f"/hosts/{host.pk}/abilities")
     found = {one["code"]: one for one in answer.body["abilities"]}
@@ -73,10 +73,10 @@ def test_abilities_are_asked_for_when_a_host_is_connected_and_refreshed(
         (replace(CAN, virtualization="qemu", nested="svm"), "nested", "svm, emulated in software"),
         (replace(CAN, virtualization="qemu"), "kvm", "VMs run in software emulation (TCG)"),
         (replace(CAN, nested="", nested_in_cpu=""), "nested", "VMs get none"),
-        (replace(CAN, vtpm=False), "vtpm", "libvirt offers no emulated TPM 2.0"),
-        (replace(CAN, secure_boot=False), "secure_boot", "libvirt knows no such firmware"),
+        (replace(CAN, vtpm=False), "vtpm", "No emulated TPM 2.0 is offered by libvirt"),
+        (replace(CAN, secure_boot=False), "secure_boot", "No such firmware is known to libvirt"),
         (replace(CAN, viommu=False), "viommu", "QEMU has none for q35"),
-        (replace(CAN, hyperv=()), "hyperv", "none"),
+        (replace(CAN, hyperv=()), "hyperv", "None"),
     ],
 )
 def test_words(
