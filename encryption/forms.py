@@ -13,6 +13,7 @@ from encryption.services.adoption import ForeignProvider
 from encryption.services.disks import VmDisks
 from encryption.services.migration import TargetChoice
 from encryption.services.options import Finding, VmOptions, Vmotion, Wish
+from encryption.services.options_many import ManyWish
 from encryption.services.recrypt_ways import Recryptable, Way
 from inventory.forms import ClarityForm
 from inventory.models import Datastore, VirtualMachine
@@ -117,6 +118,41 @@ class VmOptionsForm(ClarityForm):
 
 def _choices(policies: Sequence[StoragePolicy]) -> list[tuple[str, str]]:
     return [(str(one.pk), FOR_VTPM if one.is_for_vtpm else one.name) for one in policies]
+
+
+AS_IT_IS: Final = ("", "As it is")
+
+
+class ManyOptionsForm(ClarityForm):
+    """VM Options of many VMs: what is left at "as it is" stays as it is for each."""
+
+    policy = forms.ChoiceField(label="VM home", required=False)
+    disks = forms.ChoiceField(label="Hard disks", required=False, help_text="For every hard disk of each VM")
+    vtpm = forms.ChoiceField(label="Virtual TPM", required=False, choices=[AS_IT_IS, ("add", "Add a TPM 2.0")])
+    secure_boot = forms.ChoiceField(label="Secure Boot", required=False, choices=[AS_IT_IS, *ON_OFF])
+    vbs = forms.ChoiceField(label="Virtualization-based security", required=False, choices=[AS_IT_IS, *ON_OFF])
+    encrypted_vmotion = forms.ChoiceField(
+        label="Encrypted vMotion", required=False, choices=[AS_IT_IS, *EncryptedVmotion.choices]
+    )
+
+    def __init__(self, data: Any = None) -> None:
+        super().__init__(data)
+        found = list(StoragePolicy.objects.all())
+        home = [policy for policy in found if policy.encrypts or policy.is_builtin]
+        self.fields["policy"].choices = [AS_IT_IS, *_choices(home)]  # type: ignore[attr-defined]
+        self.fields["disks"].choices = [AS_IT_IS, *_choices(found)]  # type: ignore[attr-defined]
+
+    def wish(self) -> ManyWish:
+        """Of valid input only."""
+        chosen = self.cleaned_data
+        return ManyWish(
+            policy_id=UUID(chosen["policy"]) if chosen["policy"] else None,
+            disks_policy_id=UUID(chosen["disks"]) if chosen["disks"] else None,
+            add_vtpm=chosen["vtpm"] == "add",
+            secure_boot=_ON[chosen["secure_boot"]],
+            vbs=_ON[chosen["vbs"]],
+            encrypted_vmotion=Vmotion(chosen["encrypted_vmotion"]) if chosen["encrypted_vmotion"] else None,
+        )
 
 
 class StoragePolicyForm(ClarityForm):

@@ -13,6 +13,7 @@ from encryption.views import (
     vm_copies,
     vm_disks,
     vm_options,
+    vm_options_many,
     vm_recrypt,
     vm_unlock,
     vm_vtpm,
@@ -21,6 +22,7 @@ from encryption.views import (
 app_name = "encryption"
 urlpatterns = [
     path("vms/<uuid:vm_id>/options/", vm_options.show, name="vm-options"),
+    path("vms/options/", vm_options_many.show, name="vm-options-many"),
     path("vms/<uuid:vm_id>/options/plan/", vm_options.plan, name="vm-plan"),
     path("vms/<uuid:vm_id>/options/progress/", vm_options.progress, name="vm-progress"),
     path("vms/<uuid:vm_id>/recrypt/", vm_recrypt.recrypt_vm, name="vm-recrypt"),

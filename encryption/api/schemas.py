@@ -28,6 +28,7 @@ from encryption.models import (
 from encryption.services import certificates
 from encryption.services.certificates import CertificateFacts
 from encryption.services.options import Plan, PlannedChange, VmOptions, Vmotion, Wish
+from encryption.services.options_many import ManyWish, VmPlan, VmResult
 from encryption.services.storage_policies import PolicyUse, VmUse
 from encryption.services.vtpm import Vtpm
 from encryption.services.vtpm_certificates import VtpmCertificate
@@ -731,3 +732,69 @@ class ApplyIn(WishIn):
     plan as of now."""
 
     plan_digest: Annotated[str, Field(max_length=64)] = ""
+
+
+class ManyWishIn(Input):
+    """What all the VMs shall be; left out or null: each as it is. A vTPM can only be added here."""
+
+    virtual_machines: Annotated[list[UUID], Field(min_length=1, max_length=200)]
+    policy_id: UUID | None = None
+    disks_policy_id: UUID | None = None
+    add_vtpm: bool = False
+    secure_boot: bool | None = None
+    vbs: bool | None = None
+    encrypted_vmotion: Literal["disabled", "opportunistic", "required"] | None = None
+
+    def wish(self) -> ManyWish:
+        return ManyWish(
+            self.policy_id,
+            self.disks_policy_id,
+            add_vtpm=self.add_vtpm,
+            secure_boot=self.secure_boot,
+            vbs=self.vbs,
+            encrypted_vmotion=Vmotion(self.encrypted_vmotion) if self.encrypted_vmotion else None,
+        )
+
+
+class ApplyManyIn(ManyWishIn):
+    """`plan_digests`: of each plan that was seen; of a VM that is left out, the plan as of now."""
+
+    plan_digests: Annotated[dict[UUID, Annotated[str, Field(max_length=64)]], Field(max_length=200)] = Field(
+        default_factory=dict
+    )
+
+
+class VmPlanOut(Schema):
+    """`code` and `message` where not even a plan could be made."""
+
+    virtual_machine: Ref
+    plan: OptionsPlanOut | None
+    code: str
+    message: str
+
+    @classmethod
+    def of(cls, one: VmPlan) -> Self:
+        return cls(
+            virtual_machine=Ref.of(one.vm),
+            plan=OptionsPlanOut.of_change(one.change) if one.change else None,
+            code=one.error.code if one.error else "",
+            message=str(one.error) if one.error else "",
+        )
+
+
+class VmResultOut(Schema):
+    """`job` null: nothing was begun, for the reason in `code` and `message`."""
+
+    virtual_machine: Ref
+    job: UUID | None
+    code: str
+    message: str
+
+    @classmethod
+    def of(cls, one: VmResult) -> Self:
+        return cls(
+            virtual_machine=Ref.of(one.vm),
+            job=one.job.pk if one.job else None,
+            code=one.error.code if one.error else "",
+            message=str(one.error) if one.error else "",
+        )

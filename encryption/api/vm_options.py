@@ -5,8 +5,20 @@ from uuid import UUID
 from django.http import HttpRequest
 from ninja import Router
 
-from encryption.api.schemas import ApplyIn, DeepRecryptIn, OptionsPlanOut, PlanOut, RecryptPlanIn, VmOptionsOut, WishIn
-from encryption.services import deep_recrypt, options, passphrases, recrypt, recrypt_ways, unlock
+from encryption.api.schemas import (
+    ApplyIn,
+    ApplyManyIn,
+    DeepRecryptIn,
+    ManyWishIn,
+    OptionsPlanOut,
+    PlanOut,
+    RecryptPlanIn,
+    VmOptionsOut,
+    VmPlanOut,
+    VmResultOut,
+    WishIn,
+)
+from encryption.services import deep_recrypt, options, options_many, passphrases, recrypt, recrypt_ways, unlock
 from encryption.services.recrypt_ways import Way
 from inventory.api.frame import actor_of
 from inventory.api.schemas import JobOut
@@ -80,3 +92,19 @@ def unlock_vm(request: HttpRequest, vm_id: UUID) -> JobOut:
 def recrypt_provider(request: HttpRequest, provider_id: UUID) -> JobOut:
     """Starts one job that gives every VM with a key of this provider a new one."""
     return JobOut.of(recrypt.recrypt_provider(cluster_id=provider_id, actor=actor_of(request)))
+
+
+@router.post("/virtual-machines/options/plan", response=list[VmPlanOut])
+def plan_many_vm_options(request: HttpRequest, wanted: ManyWishIn) -> list[VmPlanOut]:
+    """What would be done to each of many VMs. Changes nothing."""
+    plans = options_many.plan_many(vm_ids=wanted.virtual_machines, wish=wanted.wish(), actor=actor_of(request))
+    return [VmPlanOut.of(one) for one in plans]
+
+
+@router.post("/virtual-machines/options", response={202: list[VmResultOut]})
+def apply_many_vm_options(request: HttpRequest, wanted: ApplyManyIn) -> list[VmResultOut]:
+    """Starts a job for each VM; one that is refused holds up no other."""
+    results = options_many.apply_many(
+        vm_ids=wanted.virtual_machines, wish=wanted.wish(), approved=wanted.plan_digests, actor=actor_of(request)
+    )
+    return [VmResultOut.of(one) for one in results]

@@ -11,6 +11,7 @@ from encryption.views import (
     vm_copies,
     vm_disks,
     vm_options,
+    vm_options_many,
     vm_recrypt,
     vm_unlock,
     vm_vtpm,
@@ -26,6 +27,9 @@ extensions.add_section(
     TargetKind.VIRTUAL_MACHINE, extensions.Section("Security", "VM Options", "encryption:vm-options")
 )
 extensions.add_section(TargetKind.VIRTUAL_MACHINE, extensions.Section("Security", "Virtual TPM", "encryption:vm-vtpm"))
+extensions.add_list_action(
+    TargetKind.VIRTUAL_MACHINE, extensions.Entry("VM Options", "encryption:vm-options-many", "shield-check")
+)
 extensions.add_monitor_section(TargetKind.HOST, extensions.Section("", "Leftovers", "encryption:host-leftovers"))
 extensions.add_monitor_section(
     TargetKind.DATASTORE, extensions.Section("", "Leftovers", "encryption:datastore-leftovers")
@@ -58,6 +62,7 @@ __all__ = [
     "vm_copies",
     "vm_disks",
     "vm_options",
+    "vm_options_many",
     "vm_recrypt",
     "vm_unlock",
     "vm_vtpm",

@@ -78,6 +78,7 @@ _actions: dict[TargetKind, list[Actions]] = defaultdict(list)
 _badges: dict[TargetKind, list[Badges]] = defaultdict(list)
 _list_badges: dict[TargetKind, list[ListBadges]] = defaultdict(list)
 _counts: list[Counts] = []
+_list_actions: dict[TargetKind, list[Entry]] = defaultdict(list)
 _cards: dict[TargetKind, list[tuple[bool, str]]] = defaultdict(list)
 _targets: dict[str, str] = {}
 
@@ -109,6 +110,15 @@ def add_list_badges(kind: TargetKind, badges: ListBadges) -> None:
 
 def add_counts(counts: Counts) -> None:
     _counts.append(counts)
+
+
+def add_list_action(kind: TargetKind, entry: Entry) -> None:
+    """A button below a list, for the lines that are chosen: GET with the id of each as `vm`."""
+    _list_actions[kind].append(entry)
+
+
+def list_actions(kind: TargetKind) -> Sequence[Entry]:
+    return tuple(_list_actions[kind])
 
 
 def add_card(kind: TargetKind, url_name: str, *, is_last: bool = False) -> None:

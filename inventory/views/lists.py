@@ -38,6 +38,7 @@ def vms(request: HttpRequest, kind: str, target_id: UUID) -> HttpResponse:
     badges = extensions.list_badges(TargetKind.VIRTUAL_MACHINE, [row.vm.pk for row in found.items])
     rows = [(row, badges.get(row.vm.pk, ())) for row in found.items]
     context |= {"form": form, "rows": rows, "page": page, "sort": sort, "filters": filters}
+    context["list_actions"] = extensions.list_actions(TargetKind.VIRTUAL_MACHINE)
     return render(request, "inventory/object_vms.html", context)
 
 

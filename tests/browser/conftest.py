@@ -92,6 +92,9 @@ def inventory(transactional_db: None) -> Sample:
     # A transactional test before this one has flushed what the migrations had put there.
     for name, encrypts in (("VM Encryption Policy", True), ("No encryption", False)):
         StoragePolicy.objects.get_or_create(name=name, defaults={"encrypts": encrypts, "is_builtin": True})
+    StoragePolicy.every.get_or_create(
+        is_for_vtpm=True, defaults={"name": "vTPM home", "encrypts": True, "is_builtin": True}
+    )
     return sample.make()
 
 

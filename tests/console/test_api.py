@@ -217,6 +217,7 @@ ROUTES_OF_VIEWS = {
     "acknowledge-alarm": "acknowledge_alarm",
     "revoke-api-token": "revoke_api_token",
     "add-api-token": "create_api_token",
+    "encryption:vm-options-many": "apply_many_vm_options",
     "inventory:add-datacenter": "add_datacenter",
     "inventory:rename-datacenter": "rename_datacenter",
     "inventory:remove-datacenter": "remove_datacenter",
