@@ -205,8 +205,9 @@ class VmLine(Schema):
 
 
 class VmOut(VmLine):
-    """A virtual machine with its disks."""
+    """A virtual machine with its disks. `has_vbs`: its hardware is what virtualization-based security needs."""
 
+    has_vbs: bool
     nvram_path: str
     is_autostarted: bool
     has_managed_save: bool
@@ -219,7 +220,8 @@ class VmOut(VmLine):
     @classmethod
     def values(cls, row: VirtualMachine, is_encrypted: bool) -> dict[str, Any]:
         names = (
-            "nvram_path", "is_autostarted", "has_managed_save", "snapshot_count", "memory_snapshot_count", "dumps_core",
+            "has_vbs", "nvram_path", "is_autostarted", "has_managed_save", "snapshot_count", "memory_snapshot_count",
+            "dumps_core",
         )  # fmt: skip
         own = {name: getattr(row, name) for name in names} | {"disks": [DiskOut.of(disk) for disk in row.disks.all()]}
         return super().values(row, is_encrypted) | own

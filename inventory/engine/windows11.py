@@ -51,7 +51,7 @@ def checklist(machine: Machine) -> tuple[Requirement, ...]:
 
 
 def is_ready(requirements: Iterable[Requirement]) -> bool:
-    """Secure Boot only has to be possible: see `_requirements`."""
+    """What is not known counts as not met."""
     return all(one.state is State.MET for one in requirements)
 
 
@@ -69,7 +69,7 @@ def _requirements(machine: Machine) -> Iterable[Requirement]:
         "uefi", "UEFI", is_uefi, "There" if is_uefi else "BIOS",
         "make a new VM with UEFI, or convert the guest's disk first (mbr2gpt.exe /convert in Windows)",
     )  # fmt: skip
-    # Microsoft asks for "UEFI, Secure Boot capable"; a VM with UEFI on firmware without Secure Boot is not.
+    # Microsoft asks for "UEFI, Secure Boot capable"; a VM's firmware is the one that it has now, capable only when on.
     yield _of(
         "secure_boot", "Secure Boot", machine.has_secure_boot, "On" if machine.has_secure_boot else "Off",
         "switch it on under VM Options" if is_uefi else "needs UEFI",

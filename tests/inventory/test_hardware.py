@@ -1,16 +1,19 @@
 """What a host can give and what Windows 11 misses, by page and API; where the facts come from."""
 
 from dataclasses import replace
+from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
+from django.urls import reverse
 
 from inventory import jobs
 from inventory.engine.abilities import HostAbilities
 from inventory.engine.platform import Platform
-from inventory.models import Cluster, Event, Host, VirtualMachine
+from inventory.models import Cluster, Event, Host, TargetKind, VirtualMachine
 from inventory.services import hosts, sync
+from inventory.views import extensions
 from tests.api_client import caller
 from tests.fakes import GIB, FakeHypervisor, FakeSite, disk, vm
 
@@ -109,6 +112,7 @@ def test_the_card_and_the_api_of_windows_11(
     host = connect(cluster, alice)
     row = VirtualMachine.objects.get()
     assert row.known_platform == SET and row.has_vbs
+    assert caller(alice).get(f"/virtual-machines/{row.pk}").body["has_vbs"] is True
     client.force_login(alice)
     assert "Ready for Windows 11" in client.get(f"/inventory/vm/{row.pk}/windows-11/").content.decode()
     assert caller(alice).get(f"/virtual-machines/{row.pk}/windows-11-readiness").body["is_ready"] is True
@@ -119,6 +123,12 @@ def test_the_card_and_the_api_of_windows_11(
     body = caller(alice).get(f"/virtual-machines/{row.pk}/windows-11-readiness").body
     assert body["is_ready"] is False
     assert [one["code"] for one in body["requirements"] if one["remedy"]] == ["tpm", "vcpus"]
+
+
+def test_the_card_stands_behind_those_of_the_apps_above() -> None:
+    vm_id = uuid4()
+    urls = extensions.card_urls(TargetKind.VIRTUAL_MACHINE, vm_id)
+    assert len(urls) > 1 and urls[-1] == reverse("inventory:windows-card", args=[vm_id])
 
 
 def test_vbs_taken_away_behind_our_back_is_drift(machine: FakeHypervisor, cluster: Cluster, alice: User) -> None:
