@@ -9,7 +9,17 @@ from uuid import UUID
 from django.db.models import Exists, OuterRef, QuerySet
 
 from inventory.authorize import VIEW, Actor, authorize
-from inventory.models import Cluster, Datacenter, Datastore, Host, PowerState, TargetKind, VirtualMachine
+from inventory.models import (
+    Alarm,
+    Cluster,
+    Datacenter,
+    Datastore,
+    Host,
+    PowerState,
+    Severity,
+    TargetKind,
+    VirtualMachine,
+)
 from inventory.services.search import is_encrypted, with_encryption
 
 LIMIT: Final = 200
@@ -89,15 +99,16 @@ def vm_node(vm: VirtualMachine, has_encryption: bool) -> Node:
     )
 
 
-def host_node(host: Host, has_children: bool) -> Node:
+def host_node(host: Host, has_children: bool, has_error: bool) -> Node:
+    words = Host.State(host.state).label.lower()
     return Node(
         kind=TargetKind.HOST,
         id=host.pk,
         name=host.name,
         icon="host",
         has_children=has_children,
-        words=Host.State(host.state).label.lower(),
-        warns=host.state == Host.State.DISCONNECTED,
+        words=f"{words}, has an alarm" if has_error else words,
+        warns=host.state == Host.State.DISCONNECTED or has_error,
     )
 
 
@@ -118,7 +129,11 @@ def _hosts(view: View, cluster_id: UUID, limit: int) -> Children:
         else VirtualMachine.objects.filter(host=OuterRef("pk"))
     )
     rows = Host.objects.filter(cluster=cluster_id)
-    nodes = [host_node(host, bool(vars(host)["has_children"])) for host in rows.annotate(has_children=below)[:limit]]
+    alarms = Alarm.objects.filter(
+        target_kind=TargetKind.HOST, target_id=OuterRef("pk"), cleared_at=None, severity=Severity.ERROR
+    )
+    listed = rows.annotate(has_children=below, has_error=Exists(alarms))[:limit]
+    nodes = [host_node(host, bool(vars(host)["has_children"]), bool(vars(host)["has_error"])) for host in listed]
     return Children(nodes, _total(nodes, limit, rows))
 
 

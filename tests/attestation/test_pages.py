@@ -245,6 +245,15 @@ class TestSecurity:
             Host.objects.create(cluster=cluster, name=f"kvm-{number}", uri=f"qemu+tls://k{number}/system")
         assert queries() == few
 
+    def test_the_tree_marks_a_failed_host(
+        self, admin: Client, enrolled: HostAttestation, agent: SimulatedAgent
+    ) -> None:
+        path = reverse("inventory:summary", args=["host", enrolled.host_id])
+        assert "has an alarm" not in text_of(admin, path)
+        agent.signs_another_nonce = True
+        attest(enrolled.host)
+        assert "has an alarm" in text_of(admin, path)
+
     def test_badges(self, admin: Client, passed: Verdict) -> None:
         assert "Attested" in text_of(admin, reverse("inventory:summary", args=["host", passed.host_id]))
         assert "Attested" in text_of(admin, reverse("inventory:hosts", args=["cluster", passed.host.cluster_id]))
