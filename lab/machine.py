@@ -184,6 +184,11 @@ class RunningMachine:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    @property
+    def agent_pid(self) -> int | None:
+        """None while it does not run."""
+        return None if self._agent is None else self._agent.pid
+
     def look_after_agent(self) -> None:
         """Called again and again: starts the agent once it can, and anew when it ended or trusts another console."""
         trusted = self._machine.client_ca.read_bytes() if self._machine.client_ca.exists() else b""

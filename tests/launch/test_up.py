@@ -75,10 +75,11 @@ def wait_until_none(folder: Path) -> None:
 
 def start(folder: Path, *arguments: str) -> Started:
     """`up` until it says that it is up."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as probe, socket.create_server(("127.0.0.1", 0)) as other:
+        address, registrar = (f"127.0.0.1:{one.getsockname()[1]}" for one in (probe, other))
     process = subprocess.Popen(
-        [str(ROOT / "bartizan"), "up", "--listen", address, *arguments], env=environment(folder),
+        [str(ROOT / "bartizan"), "up", "--listen", address, *arguments],
+        env={**environment(folder), "BARTIZAN_REGISTRAR_LISTEN": registrar},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     assert process.stdout is not None
@@ -109,7 +110,7 @@ def test_up_with_the_lab_and_ctrl_c(folder: Path) -> None:
     assert status.stdout.count("RUNNING") == 14
     base = (folder / "lab" / "run").resolve()  # elsewhere when the path is too long for the lab's sockets
     running = "\n".join(processes_of(folder, base))
-    programs = ("redis-server", "gunicorn", "celery", "libvirtd", "lab.kms")
+    programs = ("redis-server", "gunicorn", "celery", "libvirtd", "lab.kms", "manage.py registrar", "bartizan_agent")
     assert [program for program in programs if program not in running] == []
     assert password not in running
     started.process.send_signal(signal.SIGINT)
