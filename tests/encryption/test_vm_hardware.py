@@ -131,6 +131,18 @@ def test_a_vtpm_is_removed_only_by_name(admin: Client, vm: VirtualMachine, provi
     assert Job.objects.get().params["vtpm"] is False
 
 
+def test_a_home_for_a_vtpm_that_is_not_there(admin: Client, vm: VirtualMachine, provider: KmsCluster) -> None:
+    """No page offers it; by the API it can be asked for, where its ID is known."""
+    policy = str(StoragePolicy.every.get(is_for_vtpm=True).pk)
+    assert admin.post(address(vm), form(policy=policy)).status_code == 422
+    path, of_json = f"/api/v1/virtual-machines/{vm.pk}/options", "application/json"
+    answer = admin.post(path, {"policy_id": policy}, content_type=of_json)
+    assert answer.status_code == 409 and "vtpm_home_without_vtpm" in told(answer)
+    answer = admin.post(path, {"policy_id": policy, "disks": {"vda": policy}}, content_type=of_json)
+    assert answer.status_code == 422 and "policy_not_found" in told(answer)
+    assert policy not in told(admin.get("/api/v1/storage-policies")) and not Job.objects.exists()
+
+
 def test_what_is_left_alone_is_no_wish(admin: Client, vm: VirtualMachine, provider: KmsCluster) -> None:
     unchanged = form(vtpm="keep", secure_boot="off", vbs="off", encrypted_vmotion="opportunistic")
     answer = admin.post(address(vm), unchanged)

@@ -188,3 +188,14 @@ def test_a_host_that_nobody_has_asked(make_world: MakeWorld) -> None:
     with pytest.raises(Conflict, match="not known yet") as caught:
         world.ask(wish(world, vbs=True))
     assert caught.value.code == "host_not_asked"
+
+
+def test_a_host_that_keeps_the_old_definition_is_not_believed(
+    make_world: MakeWorld, firmware: Firmware, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that it has defined what it was given, and does not report it."""
+    world = prepared(make_world, firmware)
+    monkeypatch.setattr(world.hypervisor, "redefine", lambda uuid, edit: None)
+    job = world.refuse(wish(world, secure_boot=True), "not_carried_out")
+    assert "Switch Secure Boot on" in job.message
+    assert not Event.objects.filter(kind="vm.options_changed").exists()
