@@ -160,6 +160,7 @@ def status(root: Path) -> int:
     for each in found:
         print(f"{each.name:<28}{each.state:<10}{each.detail}")
     print(f"address: {_record(state).get('url')}")
+    print(f"agents register at: {_record(state).get('registrar')}")
     return 0 if found and all(each.state == "RUNNING" for each in found) else 1
 
 
