@@ -1,7 +1,7 @@
 """Worker side of the key providers: connections with failover, keys. Never in the web process."""
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
@@ -29,6 +29,7 @@ from encryption.engine.key_server import (
 from encryption.engine.secret import Secret
 from encryption.models import Key, KmsCluster, KmsServer, VmSecurity
 from encryption.services import kms_alarms, messages
+from encryption.services.asked_ahead import HelperThread, Request
 from inventory import events, jobs
 from inventory.authorize import SYSTEM
 from inventory.errors import Conflict, NotFound, Refused, ServiceError, Unavailable, Untrusted
@@ -170,7 +171,7 @@ def unsealed(cluster: KmsCluster, sealed: bytes) -> Secret:
 
 
 class KeySession:
-    """Requests to one key provider over one connection. For one thread; a context manager.
+    """Requests to one key provider over one connection. For one thread (and its own helper); a context manager.
 
     The first server that answers is kept, and the next is taken when it is lost. One that was lost within the last
     minute is asked after the others and not waited for long, so that work for a provider that hangs delays little
@@ -184,6 +185,8 @@ class KeySession:
         self._open: tuple[KmsServer, KeyServer] | None = None
         self._fetched: dict[uuid.UUID, Secret] = {}
         self._used: set[uuid.UUID] = set()
+        self._helper: HelperThread | None = None
+        self._ahead: dict[uuid.UUID | str, Request[Any]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -193,12 +196,37 @@ class KeySession:
 
     def close(self) -> None:
         """Hangs up, forgets the keys that were fetched last, and notes when they were used."""
+        if self._helper is not None:
+            self._helper.end()
+            self._helper = None
         self._note_uses()
         self._fetched.clear()
+        self._ahead.clear()
         self._hang_up()
 
-    def ask(self, use: Callable[[KeyServer], T]) -> T:
-        """Runs `use` with the server in use, or the first of the cluster that answers. Raises ServiceError."""
+    def ask_ahead(self, requests: Mapping[uuid.UUID | str, Callable[[KeyServer], object]]) -> None:
+        """Has a helper thread make these over the connection in use, in this order and none after one that failed.
+
+        `ask` with the same name, and `fetch` with a key's primary key for a name, then give what they came to. Other
+        requests wait for the helper. Nothing is asked ahead while no server is connected.
+        """
+        if self._open is None:
+            return
+        if self._helper is None:
+            self._helper = HelperThread()
+        self._helper.wait()
+        self._ahead = {name: Request(use) for name, use in requests.items() if name not in self._fetched}
+        self._helper.make(list(self._ahead.values()), self._open[1])
+
+    def ask(self, use: Callable[[KeyServer], T], name: uuid.UUID | str | None = None) -> T:
+        """Runs `use` with the server in use, or the first of the cluster that answers. Raises ServiceError.
+
+        `name`: what it was asked ahead by, if it was.
+        """
+        if self._helper is not None:
+            self._helper.wait()
+        if name is not None:
+            use = self._ahead.pop(name, use)
         failures: list[KmsError] = []
         for server in self._candidates():
             try:
@@ -221,7 +249,7 @@ class KeySession:
 
     def fetch(self, key: Key) -> Secret:
         """The KEK itself, which is noted as used. One that several VMs in a row share is asked for once."""
-        kek = self._fetched.pop(key.pk, None) or self.ask(lambda server: server.get_key(key.key_id))
+        kek = self._fetched.pop(key.pk, None) or self.ask(_getter(key), key.pk)
         while len(self._fetched) >= _KEPT_KEYS:
             del self._fetched[next(iter(self._fetched))]
         self._fetched[key.pk] = kek
@@ -302,13 +330,33 @@ def session_key(
 
 def made_kek(session: KeySession, vm: VirtualMachine, *, name: str, job: Job) -> tuple[str, Secret]:
     """Creates, activates and fetches a KEK; its identifier and the key itself. No row is written by this."""
+    return session.ask(_kek_maker(vm, name, job), name)
+
+
+def ask_keks_ahead(
+    session: KeySession, wanted: Iterable[tuple[VirtualMachine, str, Iterable[Key]]], *, job: Job
+) -> None:
+    """What `made_kek` will be called for, as (VM, name, KEKs that it has): those are fetched first, and where one
+    cannot be had no new one is made. A KEK that is made and then not used is left at the key server under its name."""
+    requests: dict[uuid.UUID | str, Callable[[KeyServer], object]] = {}
+    for vm, name, present in wanted:
+        requests |= {key.pk: _getter(key) for key in present if key.cluster_id == session.cluster.pk}
+        requests[name] = _kek_maker(vm, name, job)
+    session.ask_ahead(requests)
+
+
+def _getter(key: Key) -> Callable[[KeyServer], Secret]:
+    return lambda server: server.get_key(key.key_id)
+
+
+def _kek_maker(vm: VirtualMachine, name: str, job: Job) -> Callable[[KeyServer], tuple[str, Secret]]:
     create = _creator(vm, name, job)
 
     def use(server: KeyServer) -> tuple[str, Secret]:
         key_id = create(server)
         return key_id, server.get_key(key_id)
 
-    return session.ask(use)
+    return use
 
 
 def _creator(vm: VirtualMachine, name: str, job: Job) -> Callable[[KeyServer], str]:

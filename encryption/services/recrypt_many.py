@@ -1,7 +1,8 @@
 """Shallow recrypt of many VMs in one job: all of a key provider, or those whose keys are too old (`rotation.py`).
 
 A batch of VMs of one host gets its keys at the key server, then one transaction names them, then each VM's metadata.
-The order of writes is that of `recrypt.py`, and so is what a kill leaves.
+While rows and metadata are written, a helper thread asks the key server for what the next batch will need. The order of
+writes is that of `recrypt.py`, and so is what a kill leaves; keys that were made ahead are found again by their names.
 """
 
 from collections import defaultdict
@@ -10,8 +11,8 @@ from itertools import groupby
 from typing import Final, final
 from uuid import UUID
 
-from encryption.models import KmsCluster, VmSecurity, WrappedSecret
-from encryption.services.key_access import KeySession, new_key_name
+from encryption.models import KmsCluster, Stage, VmSecurity, WrappedSecret
+from encryption.services.key_access import KeySession, ask_keks_ahead, new_key_name
 from encryption.services.recrypt import (
     KeyedVm,
     NewKey,
@@ -24,7 +25,7 @@ from encryption.services.recrypt import (
 )
 from inventory import events, jobs
 from inventory.errors import Conflict, ServiceError, Unavailable, Untrusted
-from inventory.jobs import Progress
+from inventory.jobs import Cancelled, Progress
 from inventory.models import LIVE_STATUSES, Job, Severity, VirtualMachine
 from inventory.services import connections, sync
 from inventory.services.connections import HostUnreachable, Hypervisor, HypervisorError
@@ -81,11 +82,9 @@ class _Bulk:
         lost: ServiceError | None = None
         try:
             with connections.open_host(host) as hypervisor:
-                for first in range(0, len(members), _BATCH):
-                    # Only here the job can be cancelled: a batch that has new keys gets its metadata.
-                    self._progress.advance(len(self._results))
-                    lost = self._batch(members[first : first + _BATCH], hypervisor)
-                    self._progress.checkpoint(results=self._results)
+                batches = [members[first : first + _BATCH] for first in range(0, len(members), _BATCH)]
+                for batch, following in zip(batches, [*batches[1:], []], strict=True):
+                    lost = self._batch(batch, following, hypervisor)
                     if lost is not None:
                         break
         except ServiceError as exc:  # no way to the host, or none any more
@@ -94,8 +93,15 @@ class _Bulk:
                     self._fail(vm, exc)
         return lost
 
-    def _batch(self, members: Sequence[VirtualMachine], hypervisor: Hypervisor) -> ServiceError | None:
-        renewed, lost = self._renew(members)
+    def _batch(
+        self, members: Sequence[VirtualMachine], following: Sequence[VirtualMachine], hypervisor: Hypervisor
+    ) -> ServiceError | None:
+        renewed, made, lost = self._make_keys(members)
+        # Only here the job can be cancelled: a batch that has new keys is finished, and none is asked for the next.
+        cancelled = self._is_cancelled()
+        if lost is None and not cancelled:
+            self._ask_ahead(following)
+        renewed += take_over(self._still_free(made), self._session.cluster, self._job)
         for keyed in renewed:
             try:
                 write_metadata(keyed, hypervisor)
@@ -106,11 +112,22 @@ class _Bulk:
                 self._fail(keyed.vm, exc)
         if renewed:
             sync.refresh_uuids(members[0].host, hypervisor, [keyed.vm.uuid for keyed in renewed])
+        self._progress.checkpoint(results=self._results)
+        if cancelled:
+            raise Cancelled
         return lost
 
-    def _renew(self, members: Sequence[VirtualMachine]) -> tuple[list[KeyedVm], ServiceError | None]:
-        """A new key for each at the key server, then one transaction for all. NOT excluded: a job of a VM that begins
-        between the second look and that; each of its secrets names the KEK that wraps it, so nothing is lost."""
+    def _is_cancelled(self) -> bool:
+        try:
+            self._progress.advance(len(self._results))
+        except Cancelled:
+            return True
+        return False
+
+    def _make_keys(self, members: Sequence[VirtualMachine]) -> tuple[list[KeyedVm], list[NewKey], ServiceError | None]:
+        """VMs that have their new key already, new keys of the others, and what the key provider was lost with. NOT
+        excluded: a job of a VM that begins between the second look (`_still_free`) and the transaction; each of its
+        secrets names the KEK that wraps it, so nothing is lost."""
         lost: ServiceError | None = None
         renewed: list[KeyedVm] = []
         made: list[NewKey] = []
@@ -129,7 +146,18 @@ class _Bulk:
                 break
             except ServiceError as exc:
                 self._fail(vm, exc)
-        return renewed + take_over(self._still_free(made), self._session.cluster, self._job), lost
+        return renewed, made, lost
+
+    def _ask_ahead(self, members: Sequence[VirtualMachine]) -> None:
+        """For what `_make_keys` of these will ask, as far as it can be told now: it looks again at each VM."""
+        keyed_vms, rows, busy = _keyed(members), _secrets(members), _busy(members)
+        wanted = []
+        for vm in members:
+            keyed, secrets = keyed_vms.get(vm.pk), rows.get(vm.pk, [])
+            is_free = vm.pk not in busy and all(row.stage == Stage.IN_USE for row in secrets)
+            if is_free and keyed is not None and not has_key_of(self._job, keyed):
+                wanted.append((vm, new_key_name(vm, self._job.pk), [row.key for row in secrets]))
+        ask_keks_ahead(self._session, wanted, job=self._job)
 
     def _still_free(self, made: Sequence[NewKey]) -> list[NewKey]:
         busy, free = _busy([one.keyed.vm for one in made]), []

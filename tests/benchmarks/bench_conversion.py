@@ -1,7 +1,7 @@
 """Speed and memory of disk conversion: the engine, `qemu-img convert -O luks`, and the crypto module's own XTS.
 
 Same file, same run, interleaved, the median of each:
-python -m tests.benchmarks.bench_conversion [--mib 512] [--folder DIR]
+python -m tests.benchmarks.bench_conversion [--mib 512] [--data-every 16] [--folder DIR]
 
 `qemu-img convert -O luks` calibrates and runs PBKDF2 for seconds before it copies, and does not sync. The line "into a
 ready header" leaves the first out and adds a flush at its end (`-t writeback`). The engine makes its header in 20 ms,
@@ -109,6 +109,7 @@ def show(name: str, n_bytes: int, seconds: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
     parser.add_argument("--mib", type=int, default=512, help="size of the disk")
+    parser.add_argument("--data-every", type=int, default=1, help="of so many MiB one holds data, the rest are holes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", help="where the images go (default: the system's temporary folder)")
     arguments = parser.parse_args()
@@ -131,8 +132,10 @@ def main() -> None:
         source, target, volume, key = (folder / part for part in ("source.raw", "target", "volume.luks", "key"))
         key.write_bytes(passphrase.reveal())
         with source.open("wb") as file:
-            for _ in range(arguments.mib):
+            for start in range(0, size, arguments.data_every * MIB):
+                file.seek(start)
                 file.write(os.urandom(MIB))
+            file.truncate(size)
         encrypting, decrypting = Conversion(size, None, passphrase), Conversion(size, passphrase, None)
         header = luks.create(passphrase).header_bytes
         engine(encrypting, source, volume)
@@ -159,12 +162,15 @@ def main() -> None:
         if result.mismatch is not None:
             sys.exit(f"wrong result: differs at byte {result.mismatch}")
 
+        allocated = {path.name: path.stat().st_blocks * 512 // MIB for path in (source, volume)}
+
     header_only = medians["qemu-img convert -n, into a ready header"]
     ours = medians["engine raw -> luks"]
     print(f"engine : qemu-img convert -O luks           {medians['qemu-img convert -O luks'] / ours:6.1f} x")
     print(f"engine : qemu-img, ready header             {header_only / ours:6.1f} x")
     sectors = medians["memory: module's XTS, one call a sector"] / medians["memory: engine, vectorised"]
     print(f"vectorised : module's XTS by {SECTOR_BYTES}-byte sector   {sectors:6.1f} x (in memory)")
+    print(f"on disk: source {allocated['source.raw']} MiB, engine's volume {allocated['volume.luks']} MiB")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(f"peak memory of this process: {peak} MiB, {2 * CRYPTO_BYTES // MIB} of them the benchmark's own buffers")
 

@@ -1,6 +1,7 @@
 """One job for many VMs: one connection to each host and to the key server, results of each, and what ends it early."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pytest
@@ -17,6 +18,7 @@ from encryption.services.key_access import KeySession
 from encryption.services.release import open_secrets
 from inventory import jobs
 from inventory.engine.hypervisor import HostUnreachable
+from inventory.jobs import Progress
 from inventory.models import Cluster, Event, Host, Job, JobStatus, VirtualMachine
 from inventory.services import definitions
 from tests.encryption.file_host import FileHost, MemoryKeyServer
@@ -182,9 +184,6 @@ def test_a_key_provider_that_is_lost_ends_it_and_the_next_job_does_the_rest(
 def test_killed_on_the_way_no_vm_gets_two_keys(
     make_fleet: MakeFleet, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killed(BaseException):
-        pass
-
     fleet = make_fleet(25, 0)
     job = ask(fleet, alice)
     redefine, count = fleet.hosts["a"].redefine, 0
@@ -206,6 +205,113 @@ def test_killed_on_the_way_no_vm_gets_two_keys(
     assert run(job).status == JobStatus.SUCCEEDED
     assert (fleet.keys(), Key.objects.count()) == (half, made)
     assert {name: fleet.carried(name) for name in half} == half
+
+
+class Killed(BaseException):
+    """As by a signal: nothing catches it."""
+
+
+def calls_with(hook: Callable[[str], None], keys: MemoryKeyServer, patch: pytest.MonkeyPatch) -> None:
+    """`hook` gets the name of each key before it is made, in the thread that asks for it."""
+    create = keys.create_key
+
+    def hooked(*, name: str, labels: Mapping[str, str] | None = None) -> str:
+        hook(name)
+        return create(name=name, labels=labels)
+
+    patch.setattr(keys, "create_key", hooked)
+
+
+def test_the_keys_of_the_next_batch_are_asked_for_by_a_helper_thread(
+    make_fleet: MakeFleet, alice: User, keys: MemoryKeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = make_fleet(45, 3)
+    by_helper: list[bool] = []
+    calls_with(lambda _: by_helper.append(threading.current_thread() is not threading.main_thread()), keys, monkeypatch)
+    assert run(ask(fleet, alice)).status == JobStatus.SUCCEEDED
+    # The first batch of each host waits for its keys: until the host answers, none are made for it.
+    assert by_helper == [False] * 20 + [True] * 25 + [False] * 3
+    assert len(keys.keys) == 96
+
+
+def test_a_key_provider_that_is_lost_ahead_ends_it_after_the_keys_that_were_made(
+    make_fleet: MakeFleet, alice: User, keys: MemoryKeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet, created = make_fleet(45, 0), 0
+    before = fleet.keys()
+
+    def lose_the_31st(_: str) -> None:
+        nonlocal created
+        created += 1
+        if created > 30:
+            raise KmsUnreachable(ServerAddress("memory"), "no answer in time")
+
+    with monkeypatch.context() as patch:
+        calls_with(lose_the_31st, keys, patch)
+        job = run(ask(fleet, alice))
+    assert (job.status, job.error_code, created) == (JobStatus.FAILED, "kms_unreachable", 31)
+    after = fleet.keys()
+    changed = {name for name in after if after[name] != before[name]}
+    assert len(changed) == 30 and all(fleet.carried(name) == after[name] for name in changed)
+    assert set(after.values()) <= set(keys.keys) and len(keys.keys) == 75
+
+
+def test_a_key_that_cannot_be_had_costs_only_its_vm(make_fleet: MakeFleet, alice: User, keys: MemoryKeyServer) -> None:
+    fleet = make_fleet(30, 0)
+    before = fleet.keys()
+    del keys.keys[before["a-24"]]
+    keys.keys["gone"] = Secret.generate(32)  # the server counts on
+    job = run(ask(fleet, alice))
+    assert job.error_code == "some_failed" and "1 of 30 VMs keep their keys (kms_key_not_found)" in job.message
+    after = fleet.keys()
+    assert {name for name in after if after[name] == before[name]} == {"a-24"}
+    assert not any(str(fleet.vms["a-24"].uuid) in name and str(job.pk) in name for name in keys.names.values())
+
+
+def test_cancelled_a_batch_with_new_keys_is_finished_and_none_is_made_for_the_next(
+    make_fleet: MakeFleet, alice: User, keys: MemoryKeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = make_fleet(45, 0)
+    before, job = fleet.keys(), ask(fleet, alice)
+
+    def cancel(_: str) -> None:
+        Job.objects.filter(pk=job.pk).update(cancel_requested=True)
+
+    # Looked for at every turn, not once a second.
+    monkeypatch.setattr(Progress, "advance", lambda self, done: self.step("recrypting"))
+    calls_with(cancel, keys, monkeypatch)
+    assert run(job).status == JobStatus.CANCELLED
+    after = fleet.keys()
+    changed = {name for name in after if after[name] != before[name]}
+    assert len(changed) == 20 and all(fleet.carried(name) == after[name] for name in changed)
+    assert len(keys.keys) == 65 and list(job.checkpoint["results"].values()) == ["ok"] * 20
+
+
+def test_killed_before_keys_that_were_made_ahead_are_used_the_next_run_finds_them(
+    make_fleet: MakeFleet, alice: User, keys: MemoryKeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = make_fleet(25, 0)
+    job, all_made = ask(fleet, alice), threading.Event()
+
+    def killed(*_: object) -> None:
+        assert all_made.wait(30)
+        raise Killed
+
+    def tell_the_last(name: str) -> None:
+        if str(fleet.vms["a-24"].uuid) in name:
+            all_made.set()
+
+    with monkeypatch.context() as patch:
+        calls_with(tell_the_last, keys, patch)
+        patch.setattr(fleet.hosts["a"], "redefine", killed)
+        with pytest.raises(Killed):
+            jobs.run(str(job.pk), recrypt_many.run_recrypt_vms)
+    assert (len(keys.keys), Key.objects.count()) == (50, 45)
+    Job.objects.filter(pk=job.pk).update(status=JobStatus.PENDING, claim=None)
+    assert run(job).status == JobStatus.SUCCEEDED
+    after = fleet.keys()
+    assert (len(keys.keys), Key.objects.count()) == (50, 50)
+    assert {name: fleet.carried(name) for name in after} == after
 
 
 def test_a_vm_that_is_busy_or_decrypted_meanwhile_keeps_out_of_it(make_fleet: MakeFleet, alice: User) -> None:
