@@ -25,6 +25,7 @@ ANSWER_SECONDS: Final = 20.0
 # A long IMA list is some tens of megabytes; the boot log's share is small.
 MAX_ANSWER_BYTES: Final = 64 << 20
 _MAX_HEAD_BYTES: Final = 16 << 10
+_MAX_QUOTE_CHARACTERS: Final = 64 << 10
 _CHUNK: Final = 1 << 16
 
 
@@ -218,8 +219,10 @@ def _read_answer(body: bytes) -> AgentAnswer:
     if not isinstance(results, dict):
         raise _malformed("an object named results")
     quote, hash_alg = results.get("quote"), results.get("hash_alg", "sha256")
-    if not isinstance(quote, str) or not isinstance(hash_alg, str):
+    if not isinstance(quote, str) or not isinstance(hash_alg, str) or len(quote) > _MAX_QUOTE_CHARACTERS:
         raise _malformed("a quote")
+    if not quote.isascii() or not quote.isprintable():  # it is kept as text, and a database takes no NUL
+        raise _malformed("a quote in base64")
     first_line = results.get("ima_measurement_list_entry", 0)
     if not isinstance(first_line, int) or isinstance(first_line, bool) or not 0 <= first_line < 1 << 31:
         raise _malformed("the number of the IMA list's first line")

@@ -281,11 +281,16 @@ def _make(
     events.record(
         "attestation.references_made", f"Reference values {row.version} of {cluster} made: {reason}{waits}",
         target=cluster, actor=actor, version=row.version, host=None if verdict is None else verdict.host.name,
-        changes=[f"{each.kind.value} {each.part}: {each.subject}"[:200] for each in changes_of(row)][:50],
+        changes=[_printable(f"{each.kind.value} {each.part}: {each.subject}")[:200] for each in changes_of(row)][:50],
     )  # fmt: skip
     if not needs_second:
         _approve(row, actor)
     return row
+
+
+def _printable(text: str) -> str:
+    """Names are anybody's text, and an event's data take no NUL."""
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def _approve(row: ReferenceSet, actor: Actor) -> None:

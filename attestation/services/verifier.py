@@ -61,6 +61,8 @@ NONCE_BYTES: Final = 20  # 40 digits; agents take up to 64
 # A real boot log has some tens of kilobytes, and an IMA list some megabytes; longer ones are judged and not kept.
 MOST_LOG_BYTES: Final = 4 << 20
 MOST_IMA_BYTES: Final = 32 << 20
+# 290 million years of milliseconds: what a database's integer holds, and no TPM of ours reaches.
+_MOST_CLOCK: Final = 2**63 - 1
 _AT_ONCE: Final = 25
 _ASK_WHOLE_LIST: Final = frozenset({FindingCode.IMA_DOES_NOT_REPLAY, FindingCode.IMA_MALFORMED})
 
@@ -241,7 +243,7 @@ def _write(
             standing.passed_at = question.asked_at
         if appraisal.quote is not None:
             clock = appraisal.quote.attested.clock
-            standing.clock, standing.clock_safe = clock.clock, clock.safe
+            standing.clock, standing.clock_safe = min(clock.clock, _MOST_CLOCK), clock.safe
             standing.reset_count, standing.restart_count = clock.reset_count, clock.restart_count
         standing.ima_state = appraisals.kept_ima_state(appraisal) if is_good else None
         standing.save()
