@@ -128,6 +128,12 @@ def lay_out(move: Move, xml: str, shared: set[str], *, is_live: bool) -> tuple[L
             continue
         if file.role is FileRole.NVRAM:
             layout.nvram = _place(move, "nvram", file.path) if move.datastore else file.path
+        elif move.datastore is None:
+            raise Conflict(
+                "datastore_needed",
+                f"{file.target} of {move.vm} is on storage that {move.target} does not share",
+                hint="choose a datastore there",
+            )
         else:
             image_format = "raw" if is_live else file.format
             ending = file.path if image_format == file.format else ".raw"
