@@ -64,6 +64,7 @@ MOST_IMA_BYTES: Final = 32 << 20
 # 290 million years of milliseconds: what a database's integer holds, and no TPM of ours reaches.
 _MOST_CLOCK: Final = 2**63 - 1
 _AT_ONCE: Final = 25
+_GRAVITY: Final = (Severity.ERROR, Severity.WARNING, Severity.INFO)
 _ASK_WHOLE_LIST: Final = frozenset({FindingCode.IMA_DOES_NOT_REPLAY, FindingCode.IMA_MALFORMED})
 
 TrustHook = Callable[[Host, bool], None]
@@ -219,7 +220,8 @@ def _write(
         if standing is None:
             return
         evidence = None if answer is None else _kept(question, answer, appraisal)
-        findings = [appraisals.finding_as_json(finding) for finding in appraisal.findings]
+        gravest_first = sorted(appraisal.findings, key=lambda finding: _GRAVITY.index(finding.severity))
+        findings = [appraisals.finding_as_json(finding) for finding in gravest_first]
         last = standing.verdict
         is_change = last is None or last.status != status or last.findings != findings or standing.status != last.status
         message = message_of(appraisal, has_reference=question.references.row is not None)

@@ -237,6 +237,7 @@ def test_another_boot_than_the_reference_values_say_fails(
     standing = attest(enrolled.host)
     assert standing.status == VerdictStatus.FAILED and "secure_boot_off" in codes(standing)
     assert standing.verdict is not None and standing.verdict.secure_boot is False
+    assert codes(standing)[-1] == "host_rebooted", "what is only told stands behind what is wrong"
 
 
 def test_two_workers_do_not_ask_one_agent(enrolled: HostAttestation, agent: SimulatedAgent) -> None:
