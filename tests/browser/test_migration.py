@@ -67,8 +67,9 @@ def test_the_pages_are_clean(
 
 
 def test_a_vm_is_migrated_by_keyboard(console: Console, other: Host, running: VirtualMachine) -> None:
+    Job.objects.all().delete()  # one of the sample's is at work on it
     page = console.open(reverse("inventory:summary", args=["vm", running.pk]))
-    page.focus("button:has-text('Actions')")
+    page.locator("summary", has_text="Actions").focus()
     page.keyboard.press("Enter")
     page.focus("text=Migrate…")
     page.keyboard.press("Enter")
