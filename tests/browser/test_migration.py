@@ -1,11 +1,11 @@
-"""The migration dialog and the matrix of hosts in the browser: by keyboard, accessible, in both themes and narrow."""
+"""The migration dialog and the matrix of hosts in the browser: accessible, in both themes and narrow."""
 
 import pytest
 from django.urls import reverse
 from django.utils import timezone
 
 from encryption.models import MigrationProbe, VmMigration
-from inventory.models import Datastore, Host, Job, VirtualMachine
+from inventory.models import Datastore, Host, VirtualMachine
 from tests.browser.conftest import Console
 from tests.sample import Sample
 
@@ -64,24 +64,3 @@ def test_the_pages_are_clean(
         console.shot(f"{name}-{theme}-{width}")
         assert console.axe() == [], name
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name
-
-
-def test_a_vm_is_migrated_by_keyboard(console: Console, other: Host, running: VirtualMachine) -> None:
-    Job.objects.all().delete()  # one of the sample's is at work on it
-    page = console.open(reverse("inventory:summary", args=["vm", running.pk]))
-    page.locator("summary", has_text="Actions").focus()
-    page.keyboard.press("Enter")
-    page.focus("text=Migrate…")
-    page.keyboard.press("Enter")
-    page.wait_for_selector("dialog #migration-plan li")
-    console.shot("migrate-dialog")
-    assert console.axe() == []
-    page.focus("dialog input[name=target]:checked")
-    page.keyboard.press("ArrowDown")  # the radio buttons are one group: arrows choose, and the plan follows
-    page.wait_for_selector("dialog #migration-plan .alert-danger")
-    page.keyboard.press("ArrowUp")
-    page.wait_for_selector("dialog #migration-plan .alert-danger", state="detached")
-    page.keyboard.press("Enter")
-    page.wait_for_selector("dialog", state="detached")
-    job = Job.objects.get(kind="encryption.migrate_vm")
-    assert job.params["target"] == str(other.pk)
