@@ -1,0 +1,69 @@
+"""What the routes of encryption give and take, a module for each noun.
+
+Certificates and identifiers only: neither sealed client keys nor wrapped data keys have a field here, and answers are
+built field by field, so that a new column of a model does not get out by itself.
+"""
+
+from encryption.api.schemas.compliance import ComplianceFindingOut as ComplianceFindingOut
+from encryption.api.schemas.compliance import ComplianceOut as ComplianceOut
+from encryption.api.schemas.compliance import ComplianceState as ComplianceState
+from encryption.api.schemas.compliance import ObservationOut as ObservationOut
+from encryption.api.schemas.disks import AddDiskIn as AddDiskIn
+from encryption.api.schemas.disks import AttachDiskIn as AttachDiskIn
+from encryption.api.schemas.disks import DetachedDiskOut as DetachedDiskOut
+from encryption.api.schemas.key_providers import AcceptCertificateIn as AcceptCertificateIn
+from encryption.api.schemas.key_providers import AdoptKeysIn as AdoptKeysIn
+from encryption.api.schemas.key_providers import CertificateIn as CertificateIn
+from encryption.api.schemas.key_providers import CertificateOut as CertificateOut
+from encryption.api.schemas.key_providers import ClientIdentityIn as ClientIdentityIn
+from encryption.api.schemas.key_providers import DirectionIn as DirectionIn
+from encryption.api.schemas.key_providers import ForeignProviderOut as ForeignProviderOut
+from encryption.api.schemas.key_providers import KeyProviderIn as KeyProviderIn
+from encryption.api.schemas.key_providers import KeyProviderLine as KeyProviderLine
+from encryption.api.schemas.key_providers import KeyProviderOut as KeyProviderOut
+from encryption.api.schemas.key_providers import KeyServerIn as KeyServerIn
+from encryption.api.schemas.key_providers import KeyServerOut as KeyServerOut
+from encryption.api.schemas.key_providers import MethodIn as MethodIn
+from encryption.api.schemas.key_providers import Pem as Pem
+from encryption.api.schemas.key_providers import PemOut as PemOut
+from encryption.api.schemas.key_providers import RequestOut as RequestOut
+from encryption.api.schemas.key_providers import ServerCertificateOut as ServerCertificateOut
+from encryption.api.schemas.key_providers import ServerState as ServerState
+from encryption.api.schemas.keys import AdoptKeyIn as AdoptKeyIn
+from encryption.api.schemas.keys import DestroyIn as DestroyIn
+from encryption.api.schemas.keys import KeyOut as KeyOut
+from encryption.api.schemas.keys import KeyPage as KeyPage
+from encryption.api.schemas.keys import KeyState as KeyState
+from encryption.api.schemas.keys import RevokeIn as RevokeIn
+from encryption.api.schemas.leftovers import DestroyLeftoverIn as DestroyLeftoverIn
+from encryption.api.schemas.leftovers import KeepLeftoverIn as KeepLeftoverIn
+from encryption.api.schemas.leftovers import LeftoverKind as LeftoverKind
+from encryption.api.schemas.leftovers import LeftoverOut as LeftoverOut
+from encryption.api.schemas.leftovers import LeftoverPage as LeftoverPage
+from encryption.api.schemas.policies import PolicyNameIn as PolicyNameIn
+from encryption.api.schemas.policies import PolicyVmOut as PolicyVmOut
+from encryption.api.schemas.policies import PolicyVmPage as PolicyVmPage
+from encryption.api.schemas.policies import StoragePolicyIn as StoragePolicyIn
+from encryption.api.schemas.policies import StoragePolicyLine as StoragePolicyLine
+from encryption.api.schemas.policies import StoragePolicyOut as StoragePolicyOut
+from encryption.api.schemas.recrypt import DeepRecryptIn as DeepRecryptIn
+from encryption.api.schemas.recrypt import RecryptPlanIn as RecryptPlanIn
+from encryption.api.schemas.vm_options import ApplyIn as ApplyIn
+from encryption.api.schemas.vm_options import ApplyManyIn as ApplyManyIn
+from encryption.api.schemas.vm_options import EffectOut as EffectOut
+from encryption.api.schemas.vm_options import FindingOut as FindingOut
+from encryption.api.schemas.vm_options import LockOut as LockOut
+from encryption.api.schemas.vm_options import ManyWishIn as ManyWishIn
+from encryption.api.schemas.vm_options import OptionDiskOut as OptionDiskOut
+from encryption.api.schemas.vm_options import OptionsPlanOut as OptionsPlanOut
+from encryption.api.schemas.vm_options import PartOut as PartOut
+from encryption.api.schemas.vm_options import PlanOut as PlanOut
+from encryption.api.schemas.vm_options import StepOut as StepOut
+from encryption.api.schemas.vm_options import VmOptionsOut as VmOptionsOut
+from encryption.api.schemas.vm_options import VmPlanOut as VmPlanOut
+from encryption.api.schemas.vm_options import VmResultOut as VmResultOut
+from encryption.api.schemas.vm_options import WishIn as WishIn
+from encryption.api.schemas.vtpm import RemoveVtpmIn as RemoveVtpmIn
+from encryption.api.schemas.vtpm import ReplaceVtpmCertificateIn as ReplaceVtpmCertificateIn
+from encryption.api.schemas.vtpm import VtpmCertificateOut as VtpmCertificateOut
+from encryption.api.schemas.vtpm import VtpmOut as VtpmOut
