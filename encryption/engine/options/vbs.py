@@ -198,7 +198,13 @@ def warnings(current: CurrentVm, desired: DesiredVm) -> Iterable[Finding]:
     if not changes_firmware(current, desired):
         return
     if not wants_secure_boot(current, desired):
-        yield Finding("secure_boot_off", "Without Secure Boot the guest boots whatever lies on its disk, signed or not")
+        # Debian's OVMF without SMM still knows Secure Boot, and keys are in the variables, which are never replaced.
+        yield Finding(
+            "secure_boot_off",
+            "Without Secure Boot the guest boots whatever lies on its disk, signed or not",
+            "where the firmware goes on refusing, its variables hold keys: clear them in the guest's firmware set-up, "
+            "or delete the variables' file so that it is made anew",
+        )
     elif current.is_uefi and current.nvram_path:
         yield Finding(
             "keys_not_enrolled",
