@@ -18,13 +18,18 @@ TOGETHER: Final = ("e2e", "lab", "browser")
 """Folders whose tests share one costly thing (an installation, a lab, a browser): each runs in one process."""
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """For runs in several processes (pytest-xdist, --dist loadgroup): what shares its fixtures stays together.
+
+    Marked as soon as it is collected: pytest-xdist reads the groups before this file's later hooks run.
+    """
+    folder = item.path.relative_to(TESTS).parts[0]
+    name = folder if folder in TOGETHER else str(item.path.relative_to(TESTS))
+    item.add_marker(pytest.mark.xdist_group(name))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For runs in several processes (pytest-xdist, --dist loadgroup): what shares its fixtures stays together, and the
-    longest begins first, so that nobody waits for it at the end."""
-    for item in items:
-        folder = item.path.relative_to(TESTS).parts[0]
-        name = folder if folder in TOGETHER else str(item.path.relative_to(TESTS))
-        item.add_marker(pytest.mark.xdist_group(name))
+    """The longest begins first, so that nobody waits for it at the end."""
     items.sort(key=_place)
 
 

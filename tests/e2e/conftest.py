@@ -209,12 +209,13 @@ def installation() -> Iterator[Installation]:
     place = Path(tempfile.mkdtemp(prefix="bz-e2e-", dir="/var/tmp"))
     place.chmod(0o755)
     state = place / "var"
-    (port,) = layout.free_ports(1)
+    port, registrar = layout.free_ports(2)
     launcher = str(ROOT / "bartizan")
     try:
         done = subprocess.run(
             [launcher, "up", "--detach", "--listen", f"127.0.0.1:{port}"],
-            env=environment(state), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900, check=False,
+            env={**environment(state), "BARTIZAN_REGISTRAR_LISTEN": f"127.0.0.1:{registrar}"},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
         user = User(f"http://127.0.0.1:{port}")
