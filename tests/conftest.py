@@ -14,8 +14,10 @@ from inventory.services import connections
 from tests.fakes import FakeHypervisor, FakeSite
 
 TESTS: Final = Path(__file__).parent
-TOGETHER: Final = ("e2e", "lab", "browser")
-"""Folders whose tests share one costly thing (an installation, a lab, a browser): each runs in one process."""
+TOGETHER: Final = ("e2e", "lab")
+"""Folders whose tests share one costly thing (an installation, a lab): each runs in one process."""
+EMPTYING: Final = "emptying"
+"""Tests that leave an empty database behind, without the rows that migrations bring. In one process, and its last."""
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -23,19 +25,23 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
     Marked as soon as it is collected: pytest-xdist reads the groups before this file's later hooks run.
     """
-    folder = item.path.relative_to(TESTS).parts[0]
-    name = folder if folder in TOGETHER else str(item.path.relative_to(TESTS))
-    item.add_marker(pytest.mark.xdist_group(name))
+    item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest begins first, so that nobody waits for it at the end."""
-    items.sort(key=_place)
+    order = {name: place for place, name in enumerate((*TOGETHER, "", EMPTYING))}
+    items.sort(key=lambda item: order.get(_group(item), order[""]))
 
 
-def _place(item: pytest.Item) -> int:
-    folder = item.path.relative_to(TESTS).parts[0]
-    return TOGETHER.index(folder) if folder in TOGETHER else len(TOGETHER)
+def _group(item: pytest.Item) -> str:
+    path = item.path.relative_to(TESTS)
+    if path.parts[0] in TOGETHER:
+        return path.parts[0]
+    mark = item.get_closest_marker("django_db")
+    if (mark is not None and mark.kwargs.get("transaction")) or path.parts[0] == "browser":
+        return EMPTYING
+    return EMPTYING if "transactional_db" in getattr(item, "fixturenames", ()) else str(path)
 
 
 @pytest.fixture(autouse=True)

@@ -321,7 +321,7 @@ def test_one_who_may_only_look_changes_no_key_provider(looker: Caller, provider:
 def test_nothing_sealed_or_wrapped_is_in_any_answer(
     admin: Caller, provider: KmsCluster, vm: VirtualMachine, sent: list[object]
 ) -> None:
-    """Every GET of the API, with an object behind every id, in all the writings that bytes could have."""
+    """Every GET of the API, with an object behind every id of this app, in all the writings that bytes could have."""
     KmsCluster.objects.update(
         client_key_sealed=PLANTED, client_key_next_sealed=PLANTED, client_ca_key_sealed=PLANTED,
         client_ca_pem=certificate((ca := ec.generate_private_key(ec.SECP256R1())).public_key(), ca),
@@ -337,7 +337,7 @@ def test_nothing_sealed_or_wrapped_is_in_any_answer(
         "event_id": Event.objects.all()[0].pk if Event.objects.exists() else 1,
         "provider_id": provider.pk, "server_id": KmsServer.objects.get().pk, "view": "hosts", "kind": "host",
         "alarm_id": raise_alarm("tests.planted", "an alarm", target=vm).pk,
-        "nv_index": 1, "target_id": vm.host_id,
+        "nv_index": 1, "target_id": vm.host_id, "verdict_id": 1, "reference_id": uuid4(),
         "datastore_id": vm.host.datastores.create(name="images", kind="dir").pk,
     }  # fmt: skip
     writings = (PLANTED.decode(), PLANTED.hex(), PLANTED.hex().upper(), base64.b64encode(PLANTED).decode()[:-4])
