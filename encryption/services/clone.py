@@ -28,16 +28,13 @@ from encryption.services.release import open_secrets
 from encryption.services.vm_files import SizedFile
 from inventory import events, jobs
 from inventory.authorize import Actor, authorize
-from inventory.errors import Conflict, Invalid
 from inventory.jobs import Progress
 from inventory.models import Job, VirtualMachine
 from inventory.services import connections, sync
 from inventory.services.connections import Hypervisor, VmFacts
 from inventory.services.definitions import (
-    BadDefinition,
     FileRole,
     OwnFile,
-    checked_name,
     renamed,
     set_metadata,
     with_files,
@@ -74,23 +71,13 @@ def clone_vm(
     vm = vm_of(vm_id)
     authorize(actor, ACTION, vm)
     vm_files.refuse_unfit(vm)
-    check_name(vm, name)
+    vm_files.refuse_name(vm.host, name)
     job = jobs.start(CLONE, target=vm, actor=actor, params={"name": name, "key": key.value, "vtpm": vtpm.value})
     events.record(
         "vm.clone_requested", f"Clone {name} of {vm} requested", target=vm, actor=actor, job=job, name=name,
         key=key.value, vtpm=vtpm.value,
     )  # fmt: skip
     return job
-
-
-def check_name(vm: VirtualMachine, name: str) -> None:
-    """Raises Invalid `name_invalid`, Conflict `name_taken`."""
-    try:
-        checked_name(name)
-    except BadDefinition as exc:
-        raise Invalid("name_invalid", exc.message, hint="choose another name") from exc
-    if VirtualMachine.objects.filter(host=vm.host, name=name, is_present=True).exists():
-        raise Conflict("name_taken", f"there is a VM {name} on {vm.host} already", hint="choose another name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +112,7 @@ def run_clone_vm(job: Job, progress: Progress) -> None:
         sync.refresh_virtual_machine(vm, hypervisor)
         if not vm_files.has_vm(hypervisor, clone.uuid):
             vm_files.refuse_unfit(vm)
-            check_name(vm, clone.name)
+            vm_files.refuse_name(vm.host, clone.name)
             with ExitStack() as undo:
                 xml = _made(clone, hypervisor, progress, undo)
                 progress.step("defining the clone")

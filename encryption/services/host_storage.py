@@ -33,7 +33,7 @@ from encryption.engine.secret import Secret
 from encryption.models import Purpose, Stage, WrappedSecret
 from encryption.services import host_vtpm, space, vm_metadata
 from encryption.services.change import Change
-from encryption.services.offline import set_size
+from encryption.services.offline import refuse_qcow2, set_size
 from encryption.services.release import open_secrets, pass_gates
 from inventory.errors import Conflict
 from inventory.services.connections import HostImage, Hypervisor, ImageKey, OperationRefused
@@ -206,16 +206,10 @@ def _qcow2_size(row: WrappedSecret, image: "_HostFile") -> int:
     head = bytearray(min(qcow2.HEADER_BYTES, image.size))
     image.read(0, memoryview(head))
     found = qcow2.parse(bytes(head))
-    if found.backing:
-        raise Conflict("disk_has_backing", f"{row} is based on {found.backing}", hint="consolidate it first")
-    if found.has_external_data:
-        raise Conflict(
-            "disk_has_data_file", f"{row} keeps its data in another file", hint="convert it to plain qcow2 first"
-        )
-    if found.snapshot_count:
-        raise Conflict("snapshots_present", f"{row} has {found.snapshot_count} snapshots", hint="delete them first")
-    if found.is_encrypted:
-        raise Conflict("disk_encrypted_otherwise", f"{row} is encrypted by its own format", hint="decrypt it first")
+    refuse_qcow2(
+        row, backing=found.backing, data_file="another file" if found.has_external_data else "",
+        snapshots=found.snapshot_count, is_encrypted=found.is_encrypted,
+    )  # fmt: skip
     if not found.is_plainly_readable:
         raise Conflict(
             "disk_format",

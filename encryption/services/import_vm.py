@@ -42,7 +42,6 @@ from inventory.services.definitions import (
     BadDefinition,
     FileRole,
     check_portable,
-    checked_name,
     metadata,
     own_files,
     renamed,
@@ -88,7 +87,7 @@ def import_vm(
         raise Conflict("bundle_unusable", f"{found} cannot be imported: {found.reason or found.get_state_display()}")
     if host.state != Host.State.CONNECTED:
         raise Conflict("host_disconnected", f"{host} is not connected", hint="connect the host first")
-    _checked_name(host, name)
+    vm_files.refuse_name(host, name)
     _datastore(host, datastore_id)
     if identity is Identity.MOVE and found.vm_uuid is not None:
         _refuse_second(found.vm_uuid)
@@ -99,15 +98,6 @@ def import_vm(
         bundle=found.folder, name=name, identity=identity.value,
     )  # fmt: skip
     return job
-
-
-def _checked_name(host: Host, name: str) -> None:
-    try:
-        checked_name(name)
-    except BadDefinition as exc:
-        raise Invalid("name_invalid", exc.message, hint="choose another name") from exc
-    if VirtualMachine.objects.filter(host=host, name=name, is_present=True).exists():
-        raise Conflict("name_taken", f"there is a VM {name} on {host} already", hint="choose another name")
 
 
 def _datastore(host: Host, datastore_id: UUID | str) -> Datastore:
@@ -242,7 +232,7 @@ def _carry_out(wanted: _Import, definition: str, hypervisor: Hypervisor, progres
             _refuse_second(wanted.uuid)
             if vm_files.has_vm(hypervisor, wanted.uuid):
                 raise Conflict("vm_exists", f"{wanted.host} has a VM with the UUID {wanted.uuid} already")
-        _checked_name(wanted.host, wanted.name)
+        vm_files.refuse_name(wanted.host, wanted.name)
         with ExitStack() as undo:
             xml = _made(wanted, definition, hypervisor, progress, undo)
             progress.step("defining the virtual machine")

@@ -134,18 +134,26 @@ _REFUSALS: Final[dict[type[ImageFileError], tuple[str, str]]] = {
 }
 
 
+def refuse_qcow2(row: WrappedSecret, *, backing: str, data_file: str, snapshots: int, is_encrypted: bool) -> None:
+    """Raises Conflict where the disk is not all in this image, or not in clear. `backing`, `data_file`: "" for none."""
+    if backing:
+        raise Conflict("disk_has_backing", f"{row} is based on {backing}", hint="consolidate it first")
+    if data_file:
+        raise Conflict(
+            "disk_has_data_file", f"{row} keeps its data in {data_file}", hint="convert it to plain qcow2 first"
+        )
+    if snapshots:
+        raise Conflict("snapshots_present", f"{row} has {snapshots} snapshots", hint="delete them first")
+    if is_encrypted:
+        raise Conflict("disk_encrypted_otherwise", f"{row} is encrypted by its own format", hint="decrypt it first")
+
+
 def _qcow2_size(row: WrappedSecret) -> int:
     found = qemu_img.info(row.plain_path, "qcow2")
-    if found.backing:
-        raise Conflict("disk_has_backing", f"{row} is based on {found.backing}", hint="consolidate it first")
-    if found.data_file:
-        raise Conflict(
-            "disk_has_data_file", f"{row} keeps its data in {found.data_file}", hint="convert it to plain qcow2 first"
-        )
-    if found.snapshots:
-        raise Conflict("snapshots_present", f"{row} has {len(found.snapshots)} snapshots", hint="delete them first")
-    if found.is_encrypted:
-        raise Conflict("disk_encrypted_otherwise", f"{row} is encrypted by its own format", hint="decrypt it first")
+    refuse_qcow2(
+        row, backing=found.backing, data_file=found.data_file, snapshots=len(found.snapshots),
+        is_encrypted=found.is_encrypted,
+    )  # fmt: skip
     return found.virtual_size
 
 

@@ -8,10 +8,10 @@ from uuid import UUID
 
 from encryption.engine import bundle
 from encryption.models import Stage
-from inventory.errors import Conflict
-from inventory.models import PowerState, VirtualMachine
+from inventory.errors import Conflict, Invalid
+from inventory.models import Host, PowerState, VirtualMachine
 from inventory.services.connections import DomainMissing, Hypervisor, VmFacts, vtpm_state_path
-from inventory.services.definitions import FileRole, OwnFile, own_files
+from inventory.services.definitions import BadDefinition, FileRole, OwnFile, checked_name, own_files
 
 SPARE_BYTES: Final = 64 * 2**20
 _HEAD_BYTES: Final = 104
@@ -23,6 +23,16 @@ class SizedFile:
 
     file: OwnFile
     size: int
+
+
+def refuse_name(host: Host, name: str) -> None:
+    """Of a VM to be made on that host. Raises Invalid `name_invalid`, Conflict `name_taken`."""
+    try:
+        checked_name(name)
+    except BadDefinition as exc:
+        raise Invalid("name_invalid", exc.message, hint="choose another name") from exc
+    if VirtualMachine.objects.filter(host=host, name=name, is_present=True).exists():
+        raise Conflict("name_taken", f"there is a VM {name} on {host} already", hint="choose another name")
 
 
 def refuse_unfit(vm: VirtualMachine) -> None:
