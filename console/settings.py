@@ -129,6 +129,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 10.0,
         "options": {"expires": 10},
     },
+    "seal the history": {
+        "task": "inventory.seal_events",
+        "schedule": 10.0,
+        "options": {"expires": 10},
+    },
     "drop old job rows and console texts": {
         "task": "inventory.prune",
         "schedule": 3600.0,

@@ -1,10 +1,14 @@
 """The one history: what happened, to what, by whom. Never any key material."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final
 from uuid import UUID
 
 from django.db.models import Model
 
-from inventory.authorize import Actor
+from inventory.authorize import SYSTEM, Actor
 from inventory.models import (
     Cluster,
     Datacenter,
@@ -12,6 +16,7 @@ from inventory.models import (
     Event,
     Host,
     Job,
+    Outcome,
     Severity,
     TargetKind,
     VirtualMachine,
@@ -35,6 +40,23 @@ def kind_of(target: Model) -> TargetKind:
     return _KINDS[type(target)]
 
 
+_ADDRESS: Final[ContextVar[str]] = ContextVar("source address", default="")
+
+
+@contextmanager
+def acting_from(address: str) -> Iterator[None]:
+    """What is recorded within, was asked for from this address; empty: from inside."""
+    token = _ADDRESS.set(address)
+    try:
+        yield
+    finally:
+        _ADDRESS.reset(token)
+
+
+def source_address() -> str:
+    return _ADDRESS.get()
+
+
 def record(
     kind: str,
     message: str,
@@ -42,13 +64,15 @@ def record(
     target: Model | None,
     actor: Actor | str,
     severity: Severity = Severity.INFO,
+    outcome: Outcome = Outcome.SUCCESS,
     job: Job | None = None,
     **data: str | int | bool | list[str] | None,
 ) -> Event:
     """Writes one event.
 
-    `kind` is dotted ("vm.powered_on"); `message` is a sentence for people that names the object; `data` are small
-    facts for programs. `target` None: the console itself.
+    `kind` is dotted ("vm.powered_on") and has its line in docs/events.md; `message` is a sentence for people that names
+    the object; `data` are small facts for programs. Of those `code` or `reason` become the event's reason, and
+    `plan_digest` its plan. `target` None: the console itself.
     """
     return record_about(
         kind_of(target) if target is not None else TargetKind.CONSOLE,
@@ -58,6 +82,7 @@ def record(
         message,
         actor=actor,
         severity=severity,
+        outcome=outcome,
         job=job,
         **data,
     )
@@ -70,11 +95,12 @@ def record_once(
     target: Model,
     job: Job,
     severity: Severity = Severity.INFO,
+    outcome: Outcome = Outcome.SUCCESS,
     **data: str | int | bool | list[str] | None,
 ) -> None:
     """The one event of this kind that a job writes, for its actor, however often its work is run again after a kill."""
     if not Event.objects.filter(job=job, kind=kind).exists():
-        record(kind, message, target=target, actor=job.actor, severity=severity, job=job, **data)
+        record(kind, message, target=target, actor=job.actor, severity=severity, outcome=outcome, job=job, **data)
 
 
 def record_about(
@@ -86,18 +112,63 @@ def record_about(
     *,
     actor: Actor | str,
     severity: Severity = Severity.INFO,
+    outcome: Outcome = Outcome.SUCCESS,
     job: Job | None = None,
     **data: str | int | bool | list[str] | None,
 ) -> Event:
     """As `record`, about an object of which only kind, id and name are at hand (an alarm's, a job's)."""
-    return Event.objects.create(
+    event = drafted(
+        target_kind,
+        target_id,
+        target_name,
+        kind,
+        message,
+        actor=actor,
+        severity=severity,
+        outcome=outcome,
+        job=job,
+        data=data,
+    )
+    event.save(force_insert=True)
+    return event
+
+
+def drafted(
+    target_kind: str,
+    target_id: UUID | None,
+    target_name: str,
+    kind: str,
+    message: str,
+    *,
+    actor: Actor | str,
+    data: Mapping[str, Any],
+    severity: Severity = Severity.INFO,
+    outcome: Outcome = Outcome.SUCCESS,
+    job: Job | None = None,
+) -> Event:
+    """The row of an event, not written yet: for many at once."""
+    name = actor if isinstance(actor, str) else actor.username
+    address = ""
+    if name != SYSTEM.username:
+        # Threads of a job's own know nothing of the request.
+        address = source_address() or (job.source_address if job is not None and name == job.actor else "")
+    return Event(
         kind=kind,
         severity=severity,
+        outcome=outcome,
+        reason=str(data.get("code") or data.get("reason") or "")[:200],
         target_kind=target_kind,
         target_id=target_id,
         target_name=target_name,
-        actor=actor if isinstance(actor, str) else actor.username,
+        actor=name,
+        source_address=address,
         message=message[:1000],
-        data=data,
+        data=dict(data),
         job=job,
+        plan_digest=str(data.get("plan_digest") or _approved_plan(job)),
     )
+
+
+def _approved_plan(job: Job | None) -> str:
+    plan = job.params.get("plan") if job is not None else None
+    return str(plan.get("digest", "")) if isinstance(plan, dict) else ""

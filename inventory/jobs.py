@@ -31,7 +31,7 @@ from kombu.exceptions import OperationalError
 from inventory import events
 from inventory.authorize import Actor
 from inventory.errors import Conflict, NotFound, ServiceError
-from inventory.models import LIVE_STATUSES, Event, Job, JobStatus, Severity
+from inventory.models import LIVE_STATUSES, Job, JobStatus, Outcome, Severity
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +80,7 @@ def start(kind: JobKind, *, target: Model, actor: Actor, params: dict[str, Any] 
                 target_id=target.pk,
                 target_name=str(target),
                 actor=actor.username,
+                source_address=events.source_address(),
                 params=params or {},
             )
     except IntegrityError as exc:
@@ -176,7 +177,7 @@ def run(job_id: str, work: Callable[[Job, Progress], None]) -> None:
         return
     job = Job.objects.get(pk=job_id)
     progress = Progress(job, claim)
-    with _Heartbeat(job.pk, claim):
+    with _Heartbeat(job.pk, claim), events.acting_from(job.source_address):
         token = _RUNNING.set(job)
         try:
             if job.cancel_requested:
@@ -234,22 +235,27 @@ def _end(job: Job, claim: uuid.UUID, status: JobStatus, code: str, message: str)
                 f"job.{status}",
                 f"{label(job)} of {job.target_name} {status.label.lower()}: {message}",
                 severity,
+                outcome=Outcome.FAILURE,
+                code=code,
             )
 
 
-def _record_end(job: Job, kind: str, message: str, severity: Severity, *, actor: str = "") -> None:
-    """`actor` empty: whoever started the job."""
-    Event.objects.create(
-        kind=kind,
-        severity=severity,
-        target_kind=job.target_kind,
-        target_id=job.target_id,
-        target_name=job.target_name,
-        actor=actor or job.actor,
-        message=message[:1000],
-        data={"job": str(job.pk), "kind": job.kind},
-        job=job,
-    )
+def _record_end(
+    job: Job,
+    kind: str,
+    message: str,
+    severity: Severity,
+    *,
+    actor: str = "",
+    outcome: Outcome = Outcome.SUCCESS,
+    code: str = "",
+) -> None:
+    """`actor` empty: whoever started the job. `code`: why it ended so."""
+    data = {"job": str(job.pk), "kind": job.kind} | ({"code": code} if code else {})
+    events.drafted(
+        job.target_kind, job.target_id, job.target_name, kind, message,
+        actor=actor or job.actor, severity=severity, outcome=outcome, job=job, data=data,
+    ).save(force_insert=True)  # fmt: skip
 
 
 def request_cancel(job_id: uuid.UUID, *, actor: Actor) -> Job:
@@ -292,7 +298,14 @@ def resume_interrupted(now: datetime | None = None) -> int:
                 error_code="worker_lost",
                 message=f"its worker died {job.attempts} times",
             ):
-                _record_end(job, "job.errored", f"{label(job)} of {job.target_name}: its worker died", Severity.ERROR)
+                _record_end(
+                    job,
+                    "job.errored",
+                    f"{label(job)} of {job.target_name}: its worker died",
+                    Severity.ERROR,
+                    outcome=Outcome.FAILURE,
+                    code="worker_lost",
+                )
         elif same.update(status=JobStatus.PENDING, claim=None, changed_at=now):
             if job.status == JobStatus.RUNNING:
                 _record_end(

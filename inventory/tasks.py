@@ -3,7 +3,7 @@
 from celery import shared_task
 
 from inventory import jobs
-from inventory.services import console, hosts, housekeeping, power, saved_state
+from inventory.services import console, event_chain, hosts, housekeeping, power, saved_state
 
 
 @shared_task(name="inventory.connect_host")
@@ -49,6 +49,11 @@ def read_console(vm_id: str) -> None:
 @shared_task(name="inventory.resume_interrupted_jobs")
 def resume_interrupted_jobs() -> None:
     jobs.resume_interrupted()
+
+
+@shared_task(name="inventory.seal_events")
+def seal_events() -> None:
+    event_chain.seal()
 
 
 @shared_task(name="inventory.prune")

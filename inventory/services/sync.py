@@ -15,6 +15,7 @@ from uuid import UUID
 from django.db import transaction
 from django.utils import timezone
 
+from inventory import events
 from inventory.authorize import SYSTEM
 from inventory.engine.hypervisor import DatastoreFacts, DomainMissing, Hypervisor, VmFacts
 from inventory.engine.reconcile import Changed, KnownVm, Plan, power_event, reconcile
@@ -237,16 +238,10 @@ def _has(hypervisor: Hypervisor, uuid: UUID) -> bool:
 
 
 def _record_first(host: Host, synced: Synced, actor: str, job: Job | None) -> None:
-    Event.objects.create(
-        kind="host.synced",
-        target_kind=TargetKind.HOST,
-        target_id=host.pk,
-        target_name=host.name,
-        actor=actor,
-        message=f"{host.name} added with {synced.total} virtual machines",
-        data={"virtual_machines": synced.total},
-        job=job,
-    )
+    events.record(
+        "host.synced", f"{host.name} added with {synced.total} virtual machines", target=host, actor=actor, job=job,
+        virtual_machines=synced.total,
+    )  # fmt: skip
 
 
 def _record(host: Host, plan: Plan, new: dict[UUID, VirtualMachine], *, tells_new: bool) -> None:
@@ -330,17 +325,10 @@ def _event(
     severity: Severity = Severity.INFO,
     job: Job | None = None,
 ) -> Event:
-    return Event(
-        kind=kind,
-        severity=severity,
-        target_kind=TargetKind.VIRTUAL_MACHINE,
-        target_id=vm_id,
-        target_name=name,
-        actor=SYSTEM.username if job is None else job.actor,
-        message=message[:1000],
-        data=data,
-        job=job,
-    )
+    return events.drafted(
+        TargetKind.VIRTUAL_MACHINE, vm_id, name, kind, message, actor=SYSTEM if job is None else job.actor,
+        severity=severity, job=job, data=data,
+    )  # fmt: skip
 
 
 def _host_names(ids: Iterable[UUID]) -> dict[UUID, str]:
