@@ -31,8 +31,8 @@ class TpmIdentityAdmin(LookOnly):
     search_fields = ["host__name", "agent_id"]
     fields = [
         "host", "agent_id", "ek_name", "ek_certificate_pem", "ek_anchor", "ek_accepted_by", "ek_accepted_reason",
-        "ak_name", "mtls_certificate_pem", "contact_host", "contact_port", "api_version", "enrolled_by", "enrolled_at",
-        "activated_at", "registrations",
+        "ak_name", "mtls_certificate_pem", "contact_host", "has_fixed_contact", "contact_port", "api_version",
+        "enrolled_by", "enrolled_at", "activated_at", "registrations",
     ]  # fmt: skip
 
 

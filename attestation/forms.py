@@ -28,7 +28,10 @@ class EnrolForm(ClarityForm):
 
     registration = forms.ChoiceField(label="TPM")
     contact_host = forms.CharField(
-        label="Agent's address", max_length=253, required=False, help_text="Empty: where the agent says that it listens"
+        label="Agent's address",
+        max_length=253,
+        required=False,
+        help_text="Empty: where the agent says that it listens. An address given here stays when it registers again",
     )
     reason = reason(
         required=False,

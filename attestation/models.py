@@ -112,6 +112,9 @@ class TpmIdentity(AgentOffer):
         max_length=150, blank=True, help_text="who vouches for an EK that no trust anchor does; empty: nobody"
     )
     ek_accepted_reason = models.CharField(max_length=300, blank=True)
+    has_fixed_contact = models.BooleanField(
+        default=False, help_text="contact_host was given at enrolment: registrations do not change it"
+    )
     enrolled_by = models.CharField(max_length=150)
     enrolled_at = models.DateTimeField(auto_now_add=True)
     activated_at = models.DateTimeField(help_text="of the attestation key in use")

@@ -99,7 +99,7 @@ def enrol_host(
     """Ties the registration's TPM to the host, and has it attested.
 
     `reason` is needed where no trust anchor vouches for the TPM: the administrator does, after comparing the EK's
-    fingerprint. `contact_host`: where the agent is asked, if not where it says.
+    fingerprint. `contact_host`: where the agent is asked, if not where it says; its later registrations keep it.
     Raises Conflict `host_enrolled`, `tpm_in_use`; Invalid `ek_not_vouched_for`, `attestation_key_unfit`,
     `agent_contact_invalid`.
     """
@@ -194,7 +194,7 @@ def _identity(host: Host, found: PendingRegistration, reason: str, contact_host:
         **{name: getattr(found, name) for name in _OFFER},
     )  # fmt: skip
     if contact_host.strip():
-        identity.contact_host = contact_host.strip()
+        identity.contact_host, identity.has_fixed_contact = contact_host.strip(), True
     _check_contact(identity)
     _check_key(identity)
     anchor, why = vouched(found)

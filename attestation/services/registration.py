@@ -154,8 +154,10 @@ def _activate(row: PendingRegistration, now: datetime) -> None:
 
 def _renew(identity: TpmIdentity, row: PendingRegistration, now: datetime) -> None:
     is_new_key = identity.ak_name != row.ak_name
-    for field in ("ak_public", "ak_name", "mtls_certificate_pem", "contact_host", "contact_port", "api_version"):
+    for field in ("ak_public", "ak_name", "mtls_certificate_pem", "contact_port", "api_version"):
         setattr(identity, field, getattr(row, field))
+    if not identity.has_fixed_contact:
+        identity.contact_host = row.contact_host
     if row.ek_certificate_pem:
         identity.ek_certificate_pem = row.ek_certificate_pem
     identity.activated_at = now

@@ -56,8 +56,12 @@ def service_error(exc: KmsError) -> ServiceError:
     return kinds.get(type(exc), Conflict)(exc.code, str(exc), hint=exc.hint)
 
 
-def note_failure(server: KmsServer, exc: KmsError | ServiceError) -> None:
-    """Writes why a server cannot be used, and what that says of the two directions of trust."""
+def note_failure(server: KmsServer, exc: KmsError | ServiceError, *, asked_at: datetime | None = None) -> None:
+    """Writes why a server cannot be used, and what that says of the two directions of trust.
+
+    `asked_at`: when the request began. A server that has answered somebody since is not called lost because of it: a
+    request into a server that was down may end, by its timeout, long after another has found it up again.
+    """
     fields: dict[str, object] = {"latency_ms": None, "console_trusts_server": None, "server_trusts_console": None}
     if isinstance(exc, KmsUntrusted):
         state = KmsServer.State.UNTRUSTED
@@ -75,7 +79,8 @@ def note_failure(server: KmsServer, exc: KmsError | ServiceError) -> None:
         state = KmsServer.State.UNTRUSTED
         missing = exc.code == "kms_server_not_trusted"
         fields["console_trusts_server" if missing else "server_trusts_console"] = False
-    _note(server, state, exc.code, f"{exc}; {exc.hint}" if isinstance(exc, KmsError) else str(exc), fields)
+    reason = f"{exc}; {exc.hint}" if isinstance(exc, KmsError) else str(exc)
+    _note(server, state, exc.code, reason, fields, asked_at)
 
 
 def note_connected(server: KmsServer, **fields: object) -> None:
@@ -86,13 +91,18 @@ def note_connected(server: KmsServer, **fields: object) -> None:
     )  # fmt: skip
 
 
-def _note(server: KmsServer, state: KmsServer.State, code: str, reason: str, fields: dict[str, object]) -> None:
+def _note(
+    server: KmsServer, state: KmsServer.State, code: str, reason: str, fields: dict[str, object],
+    asked_at: datetime | None = None,
+) -> None:  # fmt: skip
     """Events only for a change: a server that stays down does not fill the history. Whoever notes it first tells it.
 
     A server that is back may have the keys of locked VMs: a worker tries them once.
     """
     now = timezone.now()
     found = KmsServer.objects.filter(pk=server.pk)
+    if asked_at is not None:
+        found = found.exclude(state=KmsServer.State.CONNECTED, checked_at__gt=asked_at)
     with transaction.atomic():
         changed = found.exclude(state=state, state_code=code).update(state=state, state_code=code)
         found.update(state_reason=reason[:500], checked_at=now, **fields)
@@ -229,11 +239,12 @@ class KeySession:
             use = self._ahead.pop(name, use)
         failures: list[KmsError] = []
         for server in self._candidates():
+            asked_at = timezone.now()
             try:
                 result = use(self._client(server))
             except (KmsUnreachable, KmsUntrusted) as exc:
                 self._hang_up()
-                note_failure(server, exc)
+                note_failure(server, exc, asked_at=asked_at)
                 failures.append(exc)
                 if isinstance(exc, KmsUnreachable) and exc.outcome_unknown:
                     break

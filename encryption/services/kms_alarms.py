@@ -29,6 +29,8 @@ def review_servers(cluster: KmsCluster) -> None:
 
     A server that was never asked (`unknown`) counts for neither.
     """
+    # One after the other: of two workers that each note a server, the second must see what the first has written.
+    KmsCluster.objects.select_for_update().filter(pk=cluster.pk).first()
     servers = list(cluster.servers.all())
     lost = [server for server in servers if server.state in _LOST]
     evidence = [f"{server}: {server.get_state_display()}: {server.state_reason}"[:600] for server in lost]

@@ -103,7 +103,7 @@ def fetch_certificate(job: Job, progress: Progress) -> None:
 
 def _check_server(cluster: KmsCluster, server: KmsServer) -> ServiceError | None:
     """Notes what one server is like; returns why it cannot be used."""
-    began = time.monotonic()
+    asked_at = timezone.now()
     try:
         _look(server)
         began = time.monotonic()
@@ -111,10 +111,10 @@ def _check_server(cluster: KmsCluster, server: KmsServer) -> ServiceError | None
             kms.locate(maximum=1)  # an operation needs both directions of trust; a query does not on every server
             info = kms.query()
     except KmsError as exc:
-        note_failure(server, exc)
+        note_failure(server, exc, asked_at=asked_at)
         return service_error(exc)
     except Untrusted as exc:
-        note_failure(server, exc)
+        note_failure(server, exc, asked_at=asked_at)
         return exc
     note_connected(server, latency_ms=round((time.monotonic() - began) * 1000), vendor=info.vendor[:200])
     return None

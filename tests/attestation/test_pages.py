@@ -278,6 +278,7 @@ class TestEnrolment:
         body = {"registration_id": waiting.pk, "reason": "compared", "contact_host": "kvm-a.example"}
         made = call.post(f"/hosts/{host.pk}/tpm", body)
         assert made.status == 201 and made.body["contact_host"] == "kvm-a.example"
+        assert TpmIdentity.objects.get().has_fixed_contact
         failed(call.post(f"/hosts/{host.pk}/tpm", body), 404, "registration_not_found")
 
     def test_one_that_is_enrolled_already(

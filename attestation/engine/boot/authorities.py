@@ -9,12 +9,13 @@ NOT checked: whether certificates are valid at some time, or form chains. Firmwa
 import hashlib
 import struct
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import ClassVar
 from uuid import UUID
 
 from cryptography import x509
 
-from attestation.engine.boot.uefi import Variable, printable
+from attestation.engine.boot.uefi import Variable, guid, printable
 from attestation.engine.errors import Malformed
 
 CERT_X509 = UUID("a5c059a1-94e4-4aa7-87b5-ab155c2bf072")
@@ -26,6 +27,7 @@ MAX_SHOWN_DATA_BYTES = 256
 
 _LIST_HEADER = struct.Struct("<16sIII")
 _OWNER_BYTES = 16
+_HASH_ENTRY, _HASH_OF_ENTRY = struct.Struct("<16x32s"), itemgetter(0)
 _DER_SEQUENCE = b"\x30\x82"
 
 
@@ -112,9 +114,9 @@ def signature_database(content: bytes) -> SignatureDatabase:
         count = (end - start) // size
         if len(certificates) + len(hashes) + others + count > MAX_SIGNATURES:
             raise MalformedSignatureList(f"at most {MAX_SIGNATURES} signatures", offset=at)
-        kind = UUID(bytes_le=raw_type)
+        kind = guid(raw_type)
         if kind == CERT_SHA256 and size == _OWNER_BYTES + 32:
-            hashes.update(content[at + _OWNER_BYTES : at + size] for at in range(start, end, size))
+            hashes.update(map(_HASH_OF_ENTRY, _HASH_ENTRY.iter_unpack(content[start:end])))
         elif kind == CERT_X509:
             certificates.extend(
                 certificate(content[entry + _OWNER_BYTES : entry + size]) for entry in range(start, end, size)

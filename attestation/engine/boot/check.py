@@ -16,6 +16,7 @@ MAX_FINDINGS_OF_A_KIND = 100
 # A kernel has one, with a hypervisor and modules below it some; the bound keeps hostile logs cheap.
 MAX_COMMAND_LINES = 16
 
+_ARTICLES = {ComponentKind.DRIVER: "a", ComponentKind.IMAGE: "an", ComponentKind.FILE: "a"}
 _VERSION = re.compile(r"[0-9]+")
 
 
@@ -114,7 +115,7 @@ class BootReference:
 
     def _unknown(self, boot: Boot, component: Component) -> Finding:
         replaced = self.replaced_by(component)
-        name = component.name or f"without a name ({component.kind})"
+        name = component.name or f"{_ARTICLES[component.kind]} {component.kind} without a name"
         what = f"{name} is not a known component"
         if replaced:
             before = f" (was {replaced.name})" if replaced.name != name else ""

@@ -119,6 +119,7 @@ class ReplayedLog:
     proven: frozenset[int] | None
     extended_later: frozenset[int]
     event_count: int
+    _by_pcr: Mapping[int, tuple[MeasuredEvent, ...]] = field(repr=False, compare=False)
     _made_here: object = field(repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -129,7 +130,7 @@ class ReplayedLog:
         """What PCR `pcr` was extended with; nothing where quoted values were given and this one was not among them."""
         if self.proven is not None and pcr not in self.proven:
             return ()
-        return tuple(event for event in self.events if event.pcr == pcr)
+        return self._by_pcr.get(pcr, ())
 
 
 def pcr_values(log: UntrustedLog) -> PcrValues:
@@ -185,14 +186,14 @@ def start_value(log: UntrustedLog, bank: HashAlg, pcr: int) -> bytes:
 def _values(log: UntrustedLog, bank: HashAlg) -> dict[int, bytes]:
     if bank not in log.banks:
         raise NoSuchBank(bank, log.banks)
-    extend = bank.digest
+    function = bank.function
     values: dict[int, bytes] = {}
     for event in log.events:
         digest = event.digests.get(bank)
         if digest is not None:
             pcr = event.pcr
             before = values[pcr] if pcr in values else start_value(log, bank, pcr)
-            values[pcr] = extend(before + digest)
+            values[pcr] = function(before + digest).digest()
     return values
 
 
@@ -222,23 +223,32 @@ def _replayed(
     proven: frozenset[int] | None,
     extended_later: frozenset[int],
 ) -> ReplayedLog:
+    function = bank.function
     measured = []
+    by_pcr: dict[int, list[MeasuredEvent]] = {}
     for event in log.events:
         digest = event.digests.get(bank)
         if digest is not None and event.pcr not in extended_later:
-            coverage, covered = _coverage(event, digest, bank)
-            measured.append(MeasuredEvent(event.number, event.pcr, event.type, digest, event.data, coverage, covered))
-    return ReplayedLog(bank, tuple(measured), values, proven, extended_later, len(log.events), _MADE_HERE)
+            data = event.data
+            is_whole = function(data).digest() == digest
+            coverage, covered = (Coverage.WHOLE, data) if is_whole else _coverage(event, digest, bank)
+            made = MeasuredEvent(event.number, event.pcr, event.type, digest, data, coverage, covered)
+            measured.append(made)
+            by_pcr.setdefault(event.pcr, []).append(made)
+    of_pcr = {pcr: tuple(events) for pcr, events in by_pcr.items()}
+    return ReplayedLog(
+        bank, tuple(measured), values, proven, extended_later, len(log.events), of_pcr, _made_here=_MADE_HERE
+    )
 
 
 def _coverage(event: Event, digest: bytes, bank: HashAlg) -> tuple[Coverage, bytes]:
-    """PFP 1.06 table 14 says for each type what is hashed; here the digest itself is asked, and the type only hints.
+    """Of an event whose digest is not simply that of its data.
+
+    PFP 1.06 table 14 says for each type what is hashed; here the digest itself is asked, and the type only hints.
 
     A wrong hint can lose coverage, never gain it: whatever comes back as covered hashes to the digest.
     """
     data = event.data
-    if bank.digest(data) == digest:
-        return Coverage.WHOLE, data
     if event.type in VARIABLE_TYPES:
         return _variable_coverage(event, digest, bank)
     if event.type == EventType.IPL:

@@ -6,6 +6,7 @@ Functions raise MalformedEventData. Texts come out with control characters escap
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 from uuid import UUID
 
@@ -73,6 +74,12 @@ def utf16(raw: bytes) -> str:
     return raw.decode("utf-16-le", "replace")
 
 
+@lru_cache(maxsize=256)
+def guid(raw: bytes) -> UUID:
+    """An EFI_GUID. Remembered: a log names the same few again and again, and making one takes a microsecond."""
+    return UUID(bytes_le=raw)
+
+
 def variable(data: bytes) -> Variable:
     """The name is exact (not escaped), so that it can be compared; show it through `printable`."""
     if len(data) < _VARIABLE_HEADER.size:
@@ -87,7 +94,7 @@ def variable(data: bytes) -> Variable:
         name = data[_VARIABLE_HEADER.size : start].decode("utf-16-le")
     except UnicodeDecodeError as exc:
         raise MalformedEventData("a name in UTF-16", offset=_VARIABLE_HEADER.size) from exc
-    return Variable(UUID(bytes_le=vendor), name, data[start : start + length], start + length)
+    return Variable(guid(vendor), name, data[start : start + length], start + length)
 
 
 def image(data: bytes) -> Image:
@@ -172,11 +179,11 @@ def _node(kind: int, subtype: int, body: bytes) -> str:
             return f"NVMe(0x{int.from_bytes(body[:4], 'little'):x})"
         case 4, 1 if len(body) == 38:
             number = int.from_bytes(body[:4], "little")
-            guid = UUID(bytes_le=body[20:36]) if body[37] == 2 else f"0x{body[20:24].hex()}"
-            return f"HD({number},{'GPT' if body[36] == 2 else 'MBR'},{guid})"
+            name = guid(body[20:36]) if body[37] == 2 else f"0x{body[20:24].hex()}"
+            return f"HD({number},{'GPT' if body[36] == 2 else 'MBR'},{name})"
         case 4, 4:
             return printable(utf16(body).rstrip("\0"))
         case (4, 6) | (4, 7) if len(body) == 16:
-            return f"{'FvFile' if subtype == 6 else 'Fv'}({UUID(bytes_le=body)})"
+            return f"{'FvFile' if subtype == 6 else 'Fv'}({guid(body)})"
         case _:
             return f"Path({kind},{subtype})"

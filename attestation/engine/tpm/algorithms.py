@@ -46,6 +46,11 @@ class HashAlg(IntEnum):
         """The same hash for `cryptography`."""
         return _PRIMITIVES[self]
 
+    @property
+    def function(self) -> "Callable[[bytes | bytearray | memoryview], _Digest]":
+        """The hash as hashlib has it, for those who digest much in a row."""
+        return _FUNCTIONS[self]
+
     def digest(self, data: bytes | bytearray | memoryview) -> bytes:
         """H(data)."""
         return _FUNCTIONS[self](data).digest()

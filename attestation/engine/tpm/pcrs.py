@@ -68,11 +68,12 @@ class PcrSelection:
 
     def pick(self, values: PcrValues) -> PcrValues:
         """The selected ones of `values`, and no others."""
-        picked: dict[HashAlg, dict[int, bytes]] = {}
-        for bank, pcr in self:
-            if pcr in values.get(bank, {}):
-                picked.setdefault(bank, {})[pcr] = values[bank][pcr]
-        return picked
+        picked = {
+            bank: {pcr: of_bank[pcr] for pcr in pcrs if pcr in of_bank}
+            for bank, pcrs in self.banks
+            if (of_bank := values.get(bank))
+        }
+        return {bank: of_bank for bank, of_bank in picked.items() if of_bank}
 
 
 def read_selection(reader: Reader) -> PcrSelection:

@@ -81,7 +81,7 @@ class Public:
     """A checked public area. `raw` is the TPMT_PUBLIC as it came, which is what the name is made of.
 
     `scheme` and `scheme_hash` are None for a key that leaves them to each signature; `symmetric` is None for a key that
-    is no parent. `unique` holds the modulus, or x and y. Not slotted, for the two values that are computed once.
+    is no parent. `unique` holds the modulus, or x and y. Not slotted, for the values that are computed once.
     """
 
     raw: bytes = field(repr=False)
@@ -102,6 +102,11 @@ class Public:
     def key(self) -> PublicKey:
         """The key for `cryptography`. Cached: loading takes as long as several verifications."""
         return self.unique.load()
+
+    @cached_property
+    def attestation_defects(self) -> tuple[str, ...]:
+        """`ak_defects`. Cached, as it is asked again for each quote."""
+        return ak_defects(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from attestation.engine.findings import Finding, FindingCode, Severity
 from attestation.engine.tpm.algorithms import HashAlg
 from attestation.engine.tpm.attest import UntrustedQuote
 from attestation.engine.tpm.pcrs import PcrSelection, PcrValues
-from attestation.engine.tpm.public import Public, PublicKey, ak_defects
+from attestation.engine.tpm.public import Public, PublicKey
 from attestation.engine.tpm.signature import Signature
 
 _SEAL = object()
@@ -45,10 +45,8 @@ class VerifiedQuote:
 
     def covering(self, values: PcrValues) -> "VerifiedQuote | None":
         """The same quote with `values` proven by its digest, or None where they are not what was quoted."""
-        selection = self.attested.selection
-        if selection.digest(self.hash_alg, values) != self.attested.pcr_digest:
-            return None
-        return replace(self, pcrs=selection.pick(values))
+        pcrs = _covered(self.attested, self.hash_alg, values)
+        return None if pcrs is None else replace(self, pcrs=pcrs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +93,19 @@ def verify(
         return QuoteCheck(None, tuple(findings))
     findings += _selection_findings(quote.selection, asked)
     findings += _weak_findings(quote, signature)
-    verified = VerifiedQuote(quote, ak.name if isinstance(ak, Public) else None, signature.hash_alg, None, _SEAL)
-    if values is not None:
-        covered = verified.covering(values)
-        if covered is None:
-            findings.append(
-                _error(FindingCode.PCR_MISMATCH, "the PCR values that came with the quote are not the quoted ones")
-            )
-        else:
-            verified = covered
-    return QuoteCheck(verified, tuple(findings))
+    pcrs = None if values is None else _covered(quote, signature.hash_alg, values)
+    if values is not None and pcrs is None:
+        findings.append(
+            _error(FindingCode.PCR_MISMATCH, "the PCR values that came with the quote are not the quoted ones")
+        )
+    ak_name = ak.name if isinstance(ak, Public) else None
+    return QuoteCheck(VerifiedQuote(quote, ak_name, signature.hash_alg, pcrs, _SEAL), tuple(findings))
+
+
+def _covered(quote: UntrustedQuote, alg: HashAlg, values: PcrValues) -> PcrValues | None:
+    if quote.selection.digest(alg, values) != quote.pcr_digest:
+        return None
+    return quote.selection.pick(values)
 
 
 def _form(signature: Signature) -> tuple[object, object]:
@@ -125,7 +126,7 @@ def _key_findings(ak: Public | PublicKey) -> Sequence[Finding]:
         message = "the key came without its attributes: nobody can say whether it signs what the TPM did not make"
         remedy = "give the key's TPM2B_PUBLIC instead of the bare public key"
         return [Finding(FindingCode.KEY_UNRESTRICTED, Severity.WARNING, message, remedy)]
-    defects = ak_defects(ak)
+    defects = ak.attestation_defects
     if not defects:
         return []
     message = f"the key that signed is no attestation key: it {'; it '.join(defects)}"

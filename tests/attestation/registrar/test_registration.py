@@ -141,6 +141,16 @@ def test_a_new_attestation_key_of_the_same_tpm_is_taken(
     assert HostAttestation.objects.filter(host=identity.host).exists()
 
 
+def test_an_address_that_was_given_at_enrolment_stays(
+    machine: Machine, identity: TpmIdentity, attested: list[tuple[Any, str]]
+) -> None:
+    for is_fixed, expected in ((True, ADDRESS), (False, "198.51.100.9")):
+        TpmIdentity.objects.update(has_fixed_contact=is_fixed)
+        assert put(machine, registered(machine, machine.rust_offer(ip="198.51.100.9", port=9300))).status == 200
+        identity.refresh_from_db()
+        assert (identity.contact_host, identity.contact_port) == (expected, 9300)
+
+
 def test_another_tpm_under_a_known_id_is_an_incident(
     machine: Machine, other: Machine, identity: TpmIdentity, attested: list[tuple[Any, str]]
 ) -> None:

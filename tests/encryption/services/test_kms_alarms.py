@@ -49,6 +49,21 @@ def test_one_server_lost_all_lost_and_back(kms: KmsCluster) -> None:
     assert set(Event.objects.values_list("kind", flat=True)) == {"kms.server_lost", "kms.server_connected"}
 
 
+def test_a_request_that_ends_late_does_not_lose_a_server_that_has_answered_since(kms: KmsCluster) -> None:
+    first, second = kms.servers.all()
+    lose(second)
+    asked_at = timezone.now()
+    lose(first)
+    key_access.note_connected(KmsServer.objects.get(pk=first.pk))
+    failure = KmsUnreachable(ServerAddress(first.host, first.port), "timed out")
+    key_access.note_failure(first, failure, asked_at=asked_at)
+    first.refresh_from_db()
+    assert first.state == KmsServer.State.CONNECTED and first.state_reason == ""
+    assert live().keys() == {"kms.server_lost"}
+    key_access.note_failure(first, failure, asked_at=timezone.now())
+    assert live().keys() == {"kms.unavailable"}
+
+
 def test_a_lost_server_that_is_removed_is_no_alarm_any_more(kms: KmsCluster, alice: User) -> None:
     lost = kms.servers.all()[0]
     lose(lost)

@@ -40,7 +40,7 @@ def test_without_a_quote_nothing_is_proven() -> None:
 def test_a_replayed_log_is_made_by_replay_alone() -> None:
     replayed = replay.replay_unproven(log_of(RECORDS), bank=SHA256)
     with pytest.raises(TypeError, match="comes from replay"):
-        ReplayedLog(SHA256, (), {}, frozenset(range(24)), frozenset(), 0, object())
+        ReplayedLog(SHA256, (), {}, frozenset(range(24)), frozenset(), 0, {}, object())
     assert replace(replayed) == replayed
 
 
