@@ -72,6 +72,12 @@ def clear_alarm(kind: str, *, target: Model, job: Job | None = None, is_told: bo
     return True
 
 
+def live_kinds(*, target: Model) -> frozenset[str]:
+    """Which alarms an object has now. For those who would clear several at each sighting: one query, and no writes."""
+    live = Alarm.objects.filter(target_kind=events.kind_of(target), target_id=target.pk, cleared_at=None)
+    return frozenset(live.values_list("kind", flat=True))
+
+
 def drop_alarms(kind: TargetKind, ids: Iterable[UUID]) -> None:
     """Ends the alarms of objects that leave the inventory. No event: that of their removal says enough."""
     Alarm.objects.filter(target_kind=kind, target_id__in=ids, cleared_at=None).update(cleared_at=timezone.now())

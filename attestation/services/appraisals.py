@@ -10,8 +10,12 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID
+
+from cryptography.x509 import Certificate
+from django.db.models import QuerySet
 
 from attestation.adapters.agent_client import AgentAnswer
 from attestation.engine.appraisal import Appraisal, Evidence, Identity, appraise
@@ -47,6 +51,11 @@ class References:
     files: ImaPolicy | None
 
 
+_MOST_KEYS: Final = 8_192
+# Loading a key takes as long as several verifications, and each poll of a host needs the same two.
+_parsed_key: Final = lru_cache(maxsize=_MOST_KEYS)(parse_key)
+
+
 _COMPILED: Final[OrderedDict[object, References]] = OrderedDict()
 
 
@@ -73,7 +82,12 @@ def compile_anew(row: ReferenceSet | None) -> References:
 
 def active_reference(cluster_id: UUID) -> ReferenceSet | None:
     """The newest approved version."""
-    return ReferenceSet.objects.filter(cluster=cluster_id, approved_at__isnull=False).order_by("-version").first()
+    return active_references(cluster_id).first()
+
+
+def active_references(cluster_id: UUID) -> "QuerySet[ReferenceSet]":
+    """The approved ones, newest first."""
+    return ReferenceSet.objects.filter(cluster=cluster_id, approved_at__isnull=False).order_by("-version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +100,11 @@ class Expected:
     ima_state: ImaState | None
 
 
-def expected_of(identity: TpmIdentity, standing: HostAttestation, *, now: datetime) -> Expected:
-    ak = parse_key(bytes(identity.ak_public))
+def expected_of(
+    identity: TpmIdentity, standing: HostAttestation, pinned: Sequence[Certificate], *, now: datetime
+) -> Expected:
+    """`pinned`: the certificates of all trust anchors."""
+    ak = _parsed_key(bytes(identity.ak_public))
     if not isinstance(ak, Public):
         raise TypeError("an attestation key without attributes is never enrolled")
     clock = None
@@ -96,7 +113,7 @@ def expected_of(identity: TpmIdentity, standing: HostAttestation, *, now: dateti
     return Expected(
         ak=ak,
         identity=Identity(bytes.fromhex(identity.ak_name), clock),
-        endorsement=endorsement_of(identity, trusted_anchors(), now=now),
+        endorsement=endorsement_of(identity, pinned, now=now),
         ima_state=_ima_state(standing.ima_state),
     )
 
@@ -121,7 +138,11 @@ def trusted_anchors() -> list[TrustAnchor]:
     return list(TrustAnchor.objects.all())
 
 
-def endorsement_of(offer: Any, anchors: Sequence[TrustAnchor], *, now: datetime) -> ChainCheck | None:
+def pinned_certificates(anchors: Sequence[TrustAnchor]) -> list[Certificate]:
+    return [each for anchor in anchors for each in parse_certificates(anchor.certificate_pem.encode())]
+
+
+def endorsement_of(offer: Any, pinned: Sequence[Certificate], *, now: datetime) -> ChainCheck | None:
     """The check of an AgentOffer's EK certificate. None: an administrator vouches for the EK instead.
 
     NOT checked: revocation, see engine/tpm/endorsement.py.
@@ -132,11 +153,10 @@ def endorsement_of(offer: Any, anchors: Sequence[TrustAnchor], *, now: datetime)
         return ChainCheck("it has no certificate for its endorsement key")
     try:
         certificates = parse_certificates(offer.ek_certificate_pem.encode())
-        if not certifies(certificates[0], parse_key(bytes(offer.ek_public))):
+        if not certifies(certificates[0], _parsed_key(bytes(offer.ek_public))):
             return ChainCheck("its certificate is for another endorsement key")
     except Malformed as exc:
         return ChainCheck(str(exc))
-    pinned = [each for anchor in anchors for each in parse_certificates(anchor.certificate_pem.encode())]
     return check_chain(certificates[0], certificates[1:], pinned, now=now)
 
 

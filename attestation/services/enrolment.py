@@ -86,7 +86,7 @@ def other_tpm_of(identity: TpmIdentity) -> PendingRegistration | None:
 def vouched(offer: PendingRegistration | TpmIdentity) -> tuple[TrustAnchor | None, str]:
     """The anchor behind its endorsement key; else None and why there is none."""
     anchors = appraisals.trusted_anchors()
-    check = appraisals.endorsement_of(offer, anchors, now=timezone.now())
+    check = appraisals.endorsement_of(offer, appraisals.pinned_certificates(anchors), now=timezone.now())
     if check is None or not check.is_trusted:
         return None, "" if check is None else check.problem
     return next((each for each in anchors if each.fingerprint == check.fingerprints[-1]), None), ""

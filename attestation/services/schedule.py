@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
@@ -16,7 +16,6 @@ from kombu.exceptions import OperationalError
 
 from attestation.models import AttestationPolicy, HostAttestation, VerdictReason
 from attestation.services import verifier_identity
-from inventory.models import Host
 
 log = logging.getLogger(__name__)
 
@@ -79,22 +78,23 @@ def send(host_ids: Iterable[UUID], reason: VerdictReason) -> None:
             return
 
 
-def interval_of(host: Host) -> timedelta:
-    minutes = (
-        AttestationPolicy.objects.filter(cluster=host.cluster_id).values_list("interval_minutes", flat=True).first()
-    )
-    return timedelta(minutes=minutes or AttestationPolicy._meta.get_field("interval_minutes").default)
+def intervals_of(cluster_ids: Collection[UUID]) -> dict[UUID, timedelta]:
+    """Between two attestations of a host, by cluster."""
+    usual = AttestationPolicy._meta.get_field("interval_minutes").default
+    rows = AttestationPolicy.objects.filter(cluster__in=cluster_ids).values_list("cluster_id", "interval_minutes")
+    minutes = dict.fromkeys(cluster_ids, usual) | dict(rows)
+    return {cluster_id: timedelta(minutes=found) for cluster_id, found in minutes.items()}
 
 
-def next_after_answer(host: Host, now: datetime) -> datetime:
+def next_after_answer(interval: timedelta, now: datetime) -> datetime:
     """An interval later, less up to a tenth, so that hosts that were asked together are not for ever."""
-    return now + interval_of(host) * (1 - random.uniform(0, 0.1))  # noqa: S311  no secret
+    return now + interval * (1 - random.uniform(0, 0.1))  # noqa: S311  no secret
 
 
-def next_after_silence(host: Host, failures: int, now: datetime) -> datetime:
+def next_after_silence(interval: timedelta, failures: int, now: datetime) -> datetime:
     """Soon at first, then each time after twice as long, at most an interval."""
     wait = FIRST_RETRY * float(1 << min(max(failures - 1, 0), 20))
-    return now + min(wait, interval_of(host)) * random.uniform(0.8, 1.2)  # noqa: S311  no secret
+    return now + min(wait, interval) * random.uniform(0.8, 1.2)  # noqa: S311  no secret
 
 
 def enrolled() -> "QuerySet[HostAttestation]":

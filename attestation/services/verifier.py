@@ -14,25 +14,21 @@ again soon, and its last good verdict grows old.
 import gzip
 import hashlib
 import logging
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass
 from functools import partial
 from ssl import SSLContext
 from typing import Any, Final
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Subquery
 from django.utils import timezone
 
 from attestation.adapters import agent_client
-from attestation.adapters.agent_client import AgentAddress, AgentAnswer, AgentError, AgentMalformed
+from attestation.adapters.agent_client import AgentAnswer, AgentError, AgentMalformed
 from attestation.engine.appraisal import Appraisal
 from attestation.engine.findings import FindingCode, Severity
 from attestation.models import (
@@ -40,13 +36,12 @@ from attestation.models import (
     EventLog,
     Evidence,
     HostAttestation,
-    TpmIdentity,
     Verdict,
     VerdictReason,
     VerdictStatus,
 )
 from attestation.services import appraisals, schedule, verifier_identity
-from attestation.services.appraisals import Expected, References
+from attestation.services.questions import Question, claim_hosts, release
 from inventory import alarms, events
 from inventory import models as inventory_models
 from inventory.authorize import SYSTEM
@@ -57,7 +52,6 @@ log = logging.getLogger(__name__)
 FAILED_ALARM: Final = "host.attestation_failed"
 UNREACHABLE_ALARM: Final = "host.agent_unreachable"
 ALARM_AFTER_FAILURES: Final = 3
-NONCE_BYTES: Final = 20  # 40 digits; agents take up to 64
 # A real boot log has some tens of kilobytes, and an IMA list some megabytes; longer ones are judged and not kept.
 MOST_LOG_BYTES: Final = 4 << 20
 MOST_IMA_BYTES: Final = 32 << 20
@@ -78,27 +72,6 @@ def register_trust_changed(hook: TrustHook) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
-    """One claimed host, and what it is asked. `host` has its cluster."""
-
-    host: Host
-    identity: TpmIdentity
-    expected: Expected
-    references: References
-    address: AgentAddress
-    claim: UUID
-    nonce: str
-    asked_at: datetime
-    first_line: int
-    voided_at: datetime | None
-
-    def anew(self) -> "_Question":
-        """The same question with a new nonce, for the whole IMA list."""
-        expected = replace(self.expected, ima_state=None)
-        return replace(self, expected=expected, nonce=_nonce(), asked_at=timezone.now(), first_line=0)
-
-
-@dataclass(frozen=True, slots=True)
 class _Reply:
     """`found` is an answer, or why there is none."""
 
@@ -112,12 +85,12 @@ def attest_hosts(host_ids: Sequence[UUID], *, reason: VerdictReason) -> int:
     Raises Unavailable `console_key_missing` on a worker that cannot show itself to agents.
     """
     context = verifier_identity.credentials().context()
-    questions = [each for host_id in host_ids if (each := _claimed(host_id)) is not None]
+    questions = claim_hosts(host_ids)
     if not questions:
         return 0
     try:
         replies = _ask_all(questions, context)
-        again: list[_Question] = []
+        again: list[Question] = []
         for question, reply in zip(questions, replies, strict=True):
             repeated = _conclude(question, reply, reason)
             if repeated is not None:
@@ -125,54 +98,18 @@ def attest_hosts(host_ids: Sequence[UUID], *, reason: VerdictReason) -> int:
         for question, reply in zip(again, _ask_all(again, context), strict=True):
             _conclude(question, reply, reason)
     finally:
-        HostAttestation.objects.filter(claim__in=[each.claim for each in questions]).update(claim=None, claimed_at=None)
+        release(questions)
     return len(questions)
 
 
-def _claimed(host_id: UUID) -> _Question | None:
-    now, claim = timezone.now(), uuid4()
-    identity = TpmIdentity.objects.select_related("host__cluster").filter(host=host_id).first()
-    if identity is None:
-        return None
-    HostAttestation.objects.get_or_create(host_id=host_id)
-    free = Q(claim__isnull=True) | Q(claimed_at__lt=now - schedule.CLAIM_LASTS)
-    if not HostAttestation.objects.filter(free, host=host_id).update(claim=claim, claimed_at=now):
-        return None
-    standing = HostAttestation.objects.get(host=host_id)
-    expected = appraisals.expected_of(identity, standing, now=now)
-    return _Question(
-        host=identity.host,
-        identity=identity,
-        expected=expected,
-        references=appraisals.compiled(appraisals.active_reference(identity.host.cluster_id)),
-        address=address_of(identity),
-        claim=claim,
-        nonce=_nonce(),
-        asked_at=timezone.now(),
-        first_line=0 if expected.ima_state is None else expected.ima_state.lines,
-        voided_at=standing.voided_at,
-    )
-
-
-def address_of(identity: TpmIdentity) -> AgentAddress:
-    certificate = x509.load_pem_x509_certificate(identity.mtls_certificate_pem.encode())
-    return AgentAddress(
-        identity.contact_host, identity.contact_port, certificate.public_bytes(Encoding.DER), identity.api_version
-    )
-
-
-def _nonce() -> str:
-    return secrets.token_hex(NONCE_BYTES)
-
-
-def _ask_all(questions: Sequence[_Question], context: SSLContext) -> list[_Reply]:
+def _ask_all(questions: Sequence[Question], context: SSLContext) -> list[_Reply]:
     if len(questions) < 2:
         return [_ask(each, context) for each in questions]
     with ThreadPoolExecutor(min(_AT_ONCE, len(questions)), thread_name_prefix="agent") as pool:
         return list(pool.map(partial(_ask, context=context), questions))
 
 
-def _ask(question: _Question, context: SSLContext) -> _Reply:
+def _ask(question: Question, context: SSLContext) -> _Reply:
     began = time.monotonic()
     found: AgentAnswer | AgentError
     try:
@@ -185,7 +122,7 @@ def _ask(question: _Question, context: SSLContext) -> _Reply:
     return _Reply(found, int((time.monotonic() - began) * 1000))
 
 
-def _conclude(question: _Question, reply: _Reply, reason: VerdictReason) -> _Question | None:
+def _conclude(question: Question, reply: _Reply, reason: VerdictReason) -> Question | None:
     """Writes what was concluded; or returns the question that has to be asked first."""
     answer = reply.found
     if isinstance(answer, AgentMalformed):
@@ -202,7 +139,7 @@ def _conclude(question: _Question, reply: _Reply, reason: VerdictReason) -> _Que
     return None
 
 
-def _needs_whole_list(question: _Question, appraisal: Appraisal) -> bool:
+def _needs_whole_list(question: Question, appraisal: Appraisal) -> bool:
     """Lines from the middle of a list say nothing after a boot, and may only seem wrong where an agent began anew."""
     before, quote = question.expected.identity.clock, appraisal.quote
     if quote is not None and before is not None and quote.attested.clock.reset_count != before.reset_count:
@@ -211,12 +148,12 @@ def _needs_whole_list(question: _Question, appraisal: Appraisal) -> bool:
 
 
 def _write(
-    question: _Question, answer: AgentAnswer | None, appraisal: Appraisal, reason: VerdictReason, took_ms: int
+    question: Question, answer: AgentAnswer | None, appraisal: Appraisal, reason: VerdictReason, took_ms: int
 ) -> None:
     now = timezone.now()
     status = VerdictStatus(appraisal.verdict.value)
     with transaction.atomic():
-        standing = _standing(question)
+        standing, reference_in_force = _standing(question)
         if standing is None:
             return
         evidence = None if answer is None else _kept(question, answer, appraisal)
@@ -238,8 +175,9 @@ def _write(
         _tell(question.host, standing, verdict)
         standing.status, standing.message, standing.verdict, standing.checked_at = status, message, verdict, now
         standing.failures, standing.unreachable_since = 0, None
-        standing.next_check_at = schedule.next_after_answer(question.host, now)
-        if standing.voided_at != question.voided_at or _is_outdated(question):
+        standing.next_check_at = schedule.next_after_answer(question.interval, now)
+        compared_with = None if question.references.row is None else question.references.row.pk
+        if standing.voided_at != question.voided_at or reference_in_force != compared_with:
             standing.next_check_at = now  # it was asked for anew while this answer was on its way
         if is_good:
             standing.passed_at = question.asked_at
@@ -258,15 +196,11 @@ def _weighty(findings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [each for each in findings if each["severity"] != Severity.INFO]
 
 
-def _is_outdated(question: _Question) -> bool:
-    return appraisals.active_reference(question.host.cluster_id) != question.references.row
-
-
-def _write_silence(question: _Question, error: AgentError, reason: VerdictReason) -> None:
+def _write_silence(question: Question, error: AgentError, reason: VerdictReason) -> None:
     """Nothing is concluded: the last verdict stays, and grows old."""
     now = timezone.now()
     with transaction.atomic():
-        standing = _standing(question)
+        standing, _ = _standing(question)
         if standing is None:
             return
         if standing.status != VerdictStatus.UNREACHABLE:
@@ -278,7 +212,7 @@ def _write_silence(question: _Question, error: AgentError, reason: VerdictReason
             standing.unreachable_since = now
         standing.status, standing.message = VerdictStatus.UNREACHABLE, error.message[:500]
         standing.failures += 1
-        standing.next_check_at = schedule.next_after_silence(question.host, standing.failures, now)
+        standing.next_check_at = schedule.next_after_silence(question.interval, standing.failures, now)
         standing.save(update_fields=["status", "message", "failures", "unreachable_since", "next_check_at"])
         if standing.failures >= ALARM_AFTER_FAILURES:
             alarms.raise_alarm(
@@ -287,43 +221,45 @@ def _write_silence(question: _Question, error: AgentError, reason: VerdictReason
             )  # fmt: skip
 
 
-def _standing(question: _Question) -> HostAttestation | None:
-    """The host's row, locked; None where another worker has it now, or the host has another identity since."""
+def _standing(question: Question) -> tuple[HostAttestation | None, UUID | None]:
+    """The host's row, locked, and the reference values in force now. No row where another worker has it by now, or the
+    host has another identity since. One query, as this is asked at each poll."""
+    in_force = appraisals.active_references(question.host.cluster_id).values("pk")[:1]
     standing = (
         HostAttestation.objects.select_for_update(of=("self",))
         .select_related("verdict")
-        .filter(host=question.host, claim=question.claim)
+        .annotate(reference_in_force=Subquery(in_force))
+        .filter(host=question.host, claim=question.claim, host__tpm_identity__ak_name=question.identity.ak_name)
         .first()
     )
-    same = TpmIdentity.objects.filter(host=question.host, ak_name=question.identity.ak_name).exists()
-    if standing is None or not same:
+    if standing is None:
         log.info("an answer of %s came too late and is dropped", question.host)
-        return None
-    return standing
+        return None, None
+    return standing, standing.reference_in_force
 
 
-def _kept(question: _Question, answer: AgentAnswer, appraisal: Appraisal) -> Evidence:
+def _kept(question: Question, answer: AgentAnswer, appraisal: Appraisal) -> Evidence:
     quote = appraisal.quote
     proven = {} if quote is None or quote.pcrs is None else appraisals.pcrs_as_json(quote.pcrs)
     ima = answer.ima if answer.ima and len(answer.ima) <= MOST_IMA_BYTES else b""
     return Evidence.objects.create(
         host=question.host, nonce=question.nonce, quote=answer.quote, pcrs=proven,
-        ak_public=question.identity.ak_public, event_log=_kept_log(answer.event_log, appraisal.event_count),
+        ak_public=question.identity.ak_public, event_log_id=_kept_log(answer.event_log, appraisal.event_count),
         ima_gz=gzip.compress(ima, 6, mtime=0) if ima else b"", ima_first_line=answer.ima_first_line,
         taken_at=question.asked_at,
     )  # fmt: skip
 
 
-def _kept_log(content: bytes | None, event_count: int) -> EventLog | None:
+def _kept_log(content: bytes | None, event_count: int) -> str | None:
     if not content or len(content) > MOST_LOG_BYTES:
         return None
     sha256 = hashlib.sha256(content).hexdigest()
-    found = EventLog.objects.filter(pk=sha256).defer("content_gz").first()
-    if found is not None:
-        return found
-    return EventLog.objects.create(
-        sha256=sha256, content_gz=gzip.compress(content, 6, mtime=0), event_count=event_count, size_bytes=len(content)
-    )
+    if not EventLog.objects.filter(pk=sha256).exists():
+        EventLog.objects.create(
+            sha256=sha256, content_gz=gzip.compress(content, 6, mtime=0), event_count=event_count,
+            size_bytes=len(content),
+        )  # fmt: skip
+    return sha256
 
 
 def message_of(appraisal: Appraisal, *, has_reference: bool) -> str:
@@ -349,9 +285,11 @@ def _tell(host: Host, standing: HostAttestation, verdict: Verdict) -> None:
             severity=inventory_models.Severity.ERROR, evidence=lines[:20], is_told=True,
             remedy=next((each["remedy"] for each in verdict.findings if each["severity"] == Severity.ERROR), ""),
         )  # fmt: skip
-    else:
+    live = alarms.live_kinds(target=host)
+    if verdict.status != VerdictStatus.FAILED and FAILED_ALARM in live:
         alarms.clear_alarm(FAILED_ALARM, target=host, is_told=True)
-    alarms.clear_alarm(UNREACHABLE_ALARM, target=host)
+    if UNREACHABLE_ALARM in live:
+        alarms.clear_alarm(UNREACHABLE_ALARM, target=host)
     if any(each["code"] == FindingCode.HOST_REBOOTED for each in verdict.findings):
         events.record("host.rebooted", f"{host} has booted since it was last attested", target=host, actor=SYSTEM)
     if standing.status != verdict.status or (verdict.is_change and verdict.status == VerdictStatus.FAILED):

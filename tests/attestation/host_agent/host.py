@@ -18,7 +18,7 @@ from attestation.models import PendingRegistration, TpmIdentity
 from attestation.registrar import protocol
 from attestation.registrar.protocol import Answer, Request
 from attestation.registrar.server import Registrar
-from attestation.services.verifier import address_of
+from attestation.services.questions import address_of
 from lab.boots import Situation, measured_log
 from lab.machine import measure, measure_aggregate
 from lab.pki import Authority
