@@ -7,17 +7,19 @@ from typing import Any, Final
 import pytest
 from django.contrib.auth.models import User
 from django.core.cache import cache
+from django.core.management import call_command
+from django.db import connection
 from django.test import Client
+from pytest_django import DjangoDbBlocker
 
 from inventory.models import Cluster, Datacenter, Host
 from inventory.services import connections
 from tests.fakes import FakeHypervisor, FakeSite
 
 TESTS: Final = Path(__file__).parent
-TOGETHER: Final = ("e2e", "lab")
-"""Folders whose tests share one costly thing (an installation, a lab): each runs in one process."""
-EMPTYING: Final = "emptying"
-"""Tests that leave an empty database behind, without the rows that migrations bring. In one process, and its last."""
+TOGETHER: Final = ("e2e", "lab", "browser")
+"""Folders whose tests share one costly thing (an installation, a lab, Chromium): each runs in one process."""
+_MIGRATED: Final = pytest.StashKey[tuple[DjangoDbBlocker, str]]()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -30,18 +32,35 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest begins first, so that nobody waits for it at the end."""
-    order = {name: place for place, name in enumerate((*TOGETHER, "", EMPTYING))}
-    items.sort(key=lambda item: order.get(_group(item), order[""]))
+    order = {name: place for place, name in enumerate(TOGETHER)}
+    items.sort(key=lambda item: order.get(_group(item), len(order)))
 
 
 def _group(item: pytest.Item) -> str:
     path = item.path.relative_to(TESTS)
-    if path.parts[0] in TOGETHER:
-        return path.parts[0]
+    return path.parts[0] if path.parts[0] in TOGETHER else str(path)
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(request: pytest.FixtureRequest, django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> None:
+    """As pytest-django's; what the migrations have put into the database is remembered."""
+    with django_db_blocker.unblock():
+        request.config.stash[_MIGRATED] = django_db_blocker, connection.creation.serialize_db_to_string()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """A test with real transactions ends by emptying the database: the rows that migrations bring come back."""
+    yield
+    if nextitem is None:  # the database is gone already
+        return
     mark = item.get_closest_marker("django_db")
-    if (mark is not None and mark.kwargs.get("transaction")) or path.parts[0] == "browser":
-        return EMPTYING
-    return EMPTYING if "transactional_db" in getattr(item, "fixturenames", ()) else str(path)
+    named = getattr(item, "fixturenames", ())
+    if (mark and mark.kwargs.get("transaction")) or "transactional_db" in named or "live_server" in named:
+        blocker, rows = item.config.stash[_MIGRATED]
+        with blocker.unblock():
+            call_command("flush", verbosity=0, interactive=False, inhibit_post_migrate=True)
+            connection.creation.deserialize_db_from_string(rows)
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,6 @@ from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_
 from pytest_django.live_server_helper import LiveServer
 
 from console.launch.assets import AXE, ICON_SHAPES, STYLE_SHEET, read_icon_list, sprite
-from encryption.models import StoragePolicy
 from tests import sample
 from tests.sample import Sample
 
@@ -89,12 +88,6 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
 
 @pytest.fixture
 def inventory(transactional_db: None) -> Sample:
-    # A transactional test before this one has flushed what the migrations had put there.
-    for name, encrypts in (("VM Encryption Policy", True), ("No encryption", False)):
-        StoragePolicy.objects.get_or_create(name=name, defaults={"encrypts": encrypts, "is_builtin": True})
-    StoragePolicy.every.get_or_create(
-        is_for_vtpm=True, defaults={"name": "vTPM home", "encrypts": True, "is_builtin": True}
-    )
     return sample.make()
 
 
