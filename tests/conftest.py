@@ -1,7 +1,6 @@
 """Fixtures for every test: people, an inventory, and a site of fake hosts."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -11,34 +10,45 @@ from django.core.management import call_command
 from django.db import connection
 from django.test import Client
 from pytest_django import DjangoDbBlocker
+from typing_extensions import override
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from inventory.models import Cluster, Datacenter, Host
 from inventory.services import connections
 from tests.fakes import FakeHypervisor, FakeSite
 
-TESTS: Final = Path(__file__).parent
 TOGETHER: Final = ("e2e", "lab", "browser")
 """Folders whose tests share one costly thing (an installation, a lab, Chromium): each runs in one process."""
 _MIGRATED: Final = pytest.StashKey[tuple[DjangoDbBlocker, str]]()
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """For runs in several processes (pytest-xdist, --dist loadgroup): what shares its fixtures stays together.
+class ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types
+    """For runs in several processes: what shares its fixtures stays in one, by folder or by file.
 
-    Marked as soon as it is collected: pytest-xdist reads the groups before this file's later hooks run.
+    pytest-xdist's own `loadgroup` writes the group into the test's id, where pytest 9.2 no longer looks.
     """
-    item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+    @override
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByGroup:
+    return ByGroup(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest begins first, so that nobody waits for it at the end."""
     order = {name: place for place, name in enumerate(TOGETHER)}
-    items.sort(key=lambda item: order.get(_group(item), len(order)))
+    items.sort(key=lambda item: order.get(_group(item.nodeid), len(order)))
 
 
-def _group(item: pytest.Item) -> str:
-    path = item.path.relative_to(TESTS)
-    return path.parts[0] if path.parts[0] in TOGETHER else str(path)
+def _group(nodeid: str) -> str:
+    """The folder under tests/ that stays together, or the file."""
+    file = nodeid.partition("::")[0]
+    folder = file.removeprefix("tests/").partition("/")[0]
+    return folder if folder in TOGETHER else file
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = ("console", "inventory", "encryption", "attestation", "lab")
 QUICK = "not lab and not browser and not slow"
 # Groups: tests/conftest.py. Two processes, not one for each core: the lab's machines need the rest.
-IN_PARALLEL = ("-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder")
+IN_PARALLEL = ("-n", "2", "--no-loadscope-reorder")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
