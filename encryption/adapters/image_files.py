@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 _BLOCK: Final = 4 * 2**20
+_SECTOR: Final = 512
 MAX_TEMPLATE: Final = 64 * 2**20
 _FLOCK: Final = "@hhqqi4x"  # struct flock of 64-bit Linux
 _QEMU_WRITES: Final = 101
@@ -138,6 +139,34 @@ def check_variable_store(template: str, content: bytes) -> None:
         raise BadTemplate(f"{template} is no firmware variable store")
 
 
+def read(path: str, limit: int) -> bytes:
+    """The whole file; one byte more than `limit` of a longer one."""
+    with opened(path) as file:
+        try:
+            return _read_all(file.fileno(), limit + 1)
+        except OSError as exc:
+            raise ImageFileError(f"cannot read {path}: {exc.strerror}") from exc
+
+
+def rewrite(path: str, before: bytes, after: bytes) -> None:
+    """Writes in place, to disk, the sectors that differ between two contents of one length; QEMU is locked out.
+
+    Raises InUse where a QEMU has the file open, or it no longer holds `before`.
+    """
+    with opened(path, write=True) as file:
+        lock_against_writers(file)
+        try:
+            if _read_all(file.fileno(), len(before) + 1) != before:
+                raise InUse(f"{path} was written to meanwhile")
+            for start in range(0, len(after), _SECTOR):
+                new = after[start : start + _SECTOR]
+                if new != before[start : start + _SECTOR]:
+                    _write_all(file.fileno(), new, start)
+            os.fsync(file.fileno())
+        except OSError as exc:
+            raise ImageFileError(f"cannot write {path}: {exc.strerror}") from exc
+
+
 def exists(path: str) -> bool:
     return bool(path) and os.path.lexists(path)
 
@@ -183,6 +212,15 @@ def _write_all(descriptor: int, data: bytes, offset: int) -> None:
     while view:
         written = os.pwrite(descriptor, view, offset)
         view, offset = view[written:], offset + written
+
+
+def _read_all(descriptor: int, limit: int) -> bytes:
+    parts: list[bytes] = []
+    position = 0
+    while position < limit and (part := os.pread(descriptor, min(_BLOCK, limit - position), position)):
+        parts.append(part)
+        position += len(part)
+    return b"".join(parts)
 
 
 def _extents(descriptor: int, end: int) -> Iterator[tuple[int, int]]:

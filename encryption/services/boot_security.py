@@ -1,28 +1,22 @@
 """Worker steps of VM Options that switch Secure Boot and VBS: edits of the definition, in the one switch of a change.
 
-UEFI variables that a guest has written are never touched. Those that nothing was ever written to (none yet, or byte
-by byte the template that the definition names) come anew from the template of the firmware with Secure Boot, so that
-keys are enrolled in them. They are written before the definition is switched: firmware without Secure Boot takes no
-notice of keys.
+The UEFI variables are switched before the definition is, and back again where that never happens.
 """
 
 import posixpath
 from functools import partial
 from typing import Final
 
-from encryption.adapters import image_files
-from encryption.adapters.image_files import ImageFileError
 from encryption.engine.options import StepKind
+from encryption.services import boot_variables
 from encryption.services.change import Change
 from encryption.services.options import plan_from_wish
 from inventory import events
-from inventory.errors import Conflict
 from inventory.models import Severity
-from inventory.services.connections import HypervisorError
-from inventory.services.definitions import nvram_template, set_secure_boot, set_vbs, unset_vbs
+from inventory.services.definitions import set_secure_boot, set_vbs, unset_vbs
 
 _DONE: Final = "boot_security"
-_RENEWED: Final = "renews_variables"
+_SECURE_BOOT: Final = {True: "vm.secure_boot_on", False: "vm.secure_boot_off"}
 _EVENTS: Final = {
     "vm.vbs_set": (
         "{vm} has what virtualization-based security (VBS) needs; it is switched on in the guest",
@@ -45,15 +39,15 @@ def begin(change: Change) -> None:
     turns_on = StepKind.SET_FIRMWARE in kinds and not change.vm.has_secure_boot
     if StepKind.SET_FIRMWARE in kinds:
         change.edits.append(partial(set_secure_boot, is_on=turns_on, host=host))
-        done.append("vm.secure_boot_on" if turns_on else "vm.secure_boot_off")
+        done.append(_SECURE_BOOT[turns_on])
     if StepKind.SET_VBS in kinds:
         change.edits.append(partial(set_vbs, host=host))
         done.append("vm.vbs_set")
     if not done:
         return
     change.progress.checkpoint(**{_DONE: done})
-    if turns_on:
-        _renew_variables(change, _template(host.secure_loader))
+    if StepKind.SET_FIRMWARE in kinds:
+        boot_variables.switch(change, is_on=turns_on, template=_template(host.secure_loader))
 
 
 def record(change: Change) -> None:
@@ -62,36 +56,16 @@ def record(change: Change) -> None:
         text, severity = _EVENTS[kind]
         events.record_once(
             kind, text.format(vm=change.vm), target=change.vm, job=change.job, severity=severity,
-            variables_renewed=bool(change.progress.job.checkpoint.get(_RENEWED)),
+            keys_enrolled=boot_variables.has_enrolled(change),
         )  # fmt: skip
 
 
-def _renew_variables(change: Change, template: str) -> None:
-    path = change.facts.nvram_path
-    if not path or change.facts.nvram_secret_uuid is not None:
-        return
-    hypervisor = change.hypervisor
-    try:
-        content = hypervisor.read_file(template, offset=0, length=image_files.MAX_TEMPLATE + 1)
-        image_files.check_variable_store(template, content)
-        if not change.files.exist(path):
-            change.files.copy_variable_store(template, path)
-        elif change.progress.job.checkpoint.get(_RENEWED) or _is_untouched(change, path, len(content)):
-            change.progress.checkpoint(**{_RENEWED: True})  # before the write: a torn one is no template any more
-            hypervisor.overwrite_file(path, content)
-    except (HypervisorError, ImageFileError) as exc:
-        raise Conflict(
-            "variables_not_made", f"{change.vm}: its UEFI variables cannot be made anew: {exc}",
-            hint=f"look at {path} and at {template} on {change.vm.host}",
-        ) from exc  # fmt: skip
-
-
-def _is_untouched(change: Change, path: str, size: int) -> bool:
-    before = nvram_template(change.hypervisor.definition(change.vm.uuid))
-    if not before or change.hypervisor.file_size(path) != size:
-        return False
-    now = change.hypervisor.read_file(path, offset=0, length=size)
-    return now == change.hypervisor.read_file(before, offset=0, length=size + 1)
+def give_up(change: Change) -> None:
+    """What is switched stays so; where the definition is not, the variables are put back."""
+    done = change.progress.job.checkpoint.get(_DONE, [])
+    wanted = next((is_on for is_on, kind in _SECURE_BOOT.items() if kind in done), None)
+    if wanted is not None and change.facts.has_secure_boot != wanted:
+        boot_variables.put_back(change)
 
 
 def _template(loader: str) -> str:

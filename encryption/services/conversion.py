@@ -189,6 +189,7 @@ def _give_up(change: Change) -> None:
     them."""
     changes.give_up(change)
     vtpm_device.give_up(change)
+    boot_security.give_up(change)
     security = VmSecurity.objects.select_related("key__cluster").filter(virtual_machine=change.vm).first()
     if security is None or security.key is None or change.rows():
         return

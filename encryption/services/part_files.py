@@ -55,6 +55,19 @@ class PartFiles:
         image_files.check_variable_store(template, content)
         self.hypervisor.create_file(target, size=len(content), head=content)
 
+    def read(self, path: str, limit: int) -> bytes:
+        """The whole file; one byte more than `limit` of a longer one."""
+        if self.are_reached:
+            return image_files.read(path, limit)
+        return self.hypervisor.read_file(path, offset=0, length=limit + 1)
+
+    def rewrite(self, path: str, before: bytes, after: bytes) -> None:
+        """Other content of the same length, in place. NOT synced where the host writes it."""
+        if self.are_reached:
+            image_files.rewrite(path, before, after)
+        elif before != after:
+            self.hypervisor.overwrite_file(path, after)
+
     # vTPM state
 
     def has_tpm_state(self, row: WrappedSecret) -> bool:

@@ -47,7 +47,7 @@ def test_the_plan_and_the_job(vm: VirtualMachine, alice: User, charlie: User) ->
     path = f"/virtual-machines/{vm.pk}/options"
     plan = caller(charlie).post(f"{path}/plan", body(vbs=True)).body
     assert [step["kind"] for step in plan["steps"]] == ["set_firmware", "set_vbs", "switch_definition"]
-    assert [one["code"] for one in plan["warnings"]] == ["vbs_in_guest", "keys_not_enrolled"]
+    assert [one["code"] for one in plan["warnings"]] == ["vbs_in_guest", "keys_enrolled"]
     assert "msinfo32" in plan["warnings"][0]["hint"]
     assert caller(charlie).post(path, body(vbs=True)).status == 403
     assert not Job.objects.exists()

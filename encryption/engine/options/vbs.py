@@ -3,7 +3,8 @@
 VBS needs UEFI with Secure Boot, the q35 machine with SMM, nested virtualization and a virtual IOMMU. Nothing is done
 inside the guest. A VM with BIOS gets UEFI only where it has nothing to lose: no hard disk, or none ever written to.
 
-NOT decided here: whether keys are enrolled in UEFI variables that are there, which only a look into them tells.
+NOT decided here: whether keys are enrolled in UEFI variables that are there, which only a look into them tells; the
+worker enrolls them where they are missing.
 """
 
 from collections.abc import Iterable
@@ -198,17 +199,20 @@ def warnings(current: CurrentVm, desired: DesiredVm) -> Iterable[Finding]:
     if not changes_firmware(current, desired):
         return
     if not wants_secure_boot(current, desired):
-        # Debian's OVMF without SMM still knows Secure Boot, and keys are in the variables, which are never replaced.
         yield Finding(
             "secure_boot_off",
             "Without Secure Boot the guest boots whatever lies on its disk, signed or not",
-            "where the firmware goes on refusing, its variables hold keys: clear them in the guest's firmware set-up, "
-            "or delete the variables' file so that it is made anew",
+            "keys and boot entries stay in its UEFI variables: Secure Boot can be switched on again",
         )
     elif current.is_uefi and current.nvram_path:
         yield Finding(
-            "keys_not_enrolled",
-            "UEFI variables that a guest has written stay as they are: where no keys are enrolled in them, Secure Boot "
-            "stays off in the guest",
-            "enroll keys in the guest's firmware set-up, or delete the variables' file so that it is made anew",
+            "keys_enrolled",
+            "Where no keys are enrolled in the UEFI variables, those of the host's firmware are, as a rule Microsoft's",
+            "a guest that is not signed with them will not boot; boot entries stay",
+        )
+    if current.has_tpm and desired.vtpm is not False:
+        yield Finding(
+            "measured_boot_changes",
+            "What a guest has sealed to Secure Boot's state in its vTPM (PCR 7, BitLocker) does not open afterwards",
+            "have the recovery key at hand, or suspend BitLocker first",
         )

@@ -32,10 +32,10 @@ def warned(made: Plan) -> list[str]:
 @pytest.mark.parametrize(
     ("current", "desired", "steps", "warnings"),
     [
-        (VM, VBS, [StepKind.SET_FIRMWARE, StepKind.SET_VBS, SWITCH], ["vbs_in_guest", "keys_not_enrolled"]),
+        (VM, VBS, [StepKind.SET_FIRMWARE, StepKind.SET_VBS, SWITCH], ["vbs_in_guest", "keys_enrolled"]),
         (replace(VM, has_secure_boot=True), VBS, [StepKind.SET_VBS, SWITCH], ["vbs_in_guest"]),
         (replace(VM, nvram_path=""), SECURE, [StepKind.SET_FIRMWARE, SWITCH], []),
-        (VM, SECURE, [StepKind.SET_FIRMWARE, SWITCH], ["keys_not_enrolled"]),
+        (VM, SECURE, [StepKind.SET_FIRMWARE, SWITCH], ["keys_enrolled"]),
         (replace(VM, has_secure_boot=True), INSECURE, [StepKind.SET_FIRMWARE, SWITCH], ["secure_boot_off"]),
         (WITH_VBS, NO_VBS, [StepKind.UNSET_VBS, SWITCH], ["vbs_off_in_guest"]),
         (

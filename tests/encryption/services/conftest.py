@@ -64,7 +64,8 @@ def hands_off(monkeypatch: pytest.MonkeyPatch) -> None:
     def touched(*args: object, **kwargs: object) -> None:
         raise AssertionError(f"a worker touched files that it does not reach: {args} {kwargs}")
 
-    for name in ("opened", "create", "exists", "destroy", "size", "fingerprint", "free_bytes", "copy_variable_store"):
+    names = ("opened", "create", "exists", "destroy", "size", "fingerprint", "free_bytes", "copy_variable_store")
+    for name in (*names, "read", "rewrite"):
         monkeypatch.setattr(image_files, name, touched)
     for name in ("exchange", "destroy", "drop_staged", "publish", "is_encrypted"):
         monkeypatch.setattr(vtpm_files, name, touched)
