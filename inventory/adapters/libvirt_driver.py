@@ -275,8 +275,7 @@ class LibvirtHost:
 
     def abort_migration(self, uuid: UUID) -> None:
         with self._asking(f"VM {uuid}"):
-            if libvirt_migration.progress(self._connection, uuid) is not None:
-                self._domain(uuid).abortJob()
+            libvirt_migration.abort(self._connection, uuid)
 
     def migration_outcome(self, uuid: UUID) -> MigrationOutcome | None:
         with self._asking(f"VM {uuid}"):

@@ -11,6 +11,8 @@ from inventory.engine.hypervisor import Migration, MigrationOutcome, MigrationPr
 PROBE_PREFIX: Final = "bartizan-probe-"
 _OUT: Final = libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT
 _GONE: Final = frozenset({libvirt.VIR_ERR_NO_DOMAIN})
+# What libvirt says of a domain that is off, or that is arriving.
+_WITHOUT_JOB: Final = _GONE | {libvirt.VIR_ERR_OPERATION_INVALID}
 
 
 def migrate(domain: libvirt.virDomain, migration: Migration) -> None:
@@ -40,15 +42,27 @@ def migrate(domain: libvirt.virDomain, migration: Migration) -> None:
 
 
 def progress(connection: libvirt.virConnect, uuid: UUID) -> MigrationProgress | None:
+    """None: no migration of it leaves this host now."""
     try:
         stats = connection.lookupByUUIDString(str(uuid)).jobStats(0)
     except libvirt.libvirtError as exc:
-        if exc.get_error_code() in _GONE:
+        if exc.get_error_code() in _WITHOUT_JOB:
             return None
         raise
     if stats.get("operation") != _OUT or stats.get("type") == libvirt.VIR_DOMAIN_JOB_NONE:
         return None
     return MigrationProgress(done=stats.get("data_processed", 0), total=stats.get("data_total", 0))
+
+
+def abort(connection: libvirt.virConnect, uuid: UUID) -> None:
+    """Breaks off a migration that leaves this host; one that has ended by itself is no error."""
+    if progress(connection, uuid) is None:
+        return
+    try:
+        connection.lookupByUUIDString(str(uuid)).abortJob()
+    except libvirt.libvirtError as exc:
+        if exc.get_error_code() not in _WITHOUT_JOB:
+            raise
 
 
 def outcome(domain: libvirt.virDomain) -> MigrationOutcome | None:

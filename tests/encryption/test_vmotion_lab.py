@@ -20,6 +20,7 @@ from encryption.services import (
     conversion,
     key_access,
     migration,
+    migration_live,
     migration_probes,
     migration_run,
     options,
@@ -332,14 +333,14 @@ def test_a_cancelled_one_stays(plain: Site, monkeypatch: pytest.MonkeyPatch) -> 
     vmotion.set_encrypted_vmotion(vm_id=plain.vm.pk, mode="required", actor=plain.actor)
     slow_down(plain, 1)
     job = plain.ask("b")
-    tell = migration_run._tell
+    tell = migration_live.tell
 
     def cancelled(move: Move) -> bool:
         if move.here.migration(move.vm.uuid) is not None:
             Job.objects.filter(pk=job.pk).update(cancel_requested=True)
         return tell(move)
 
-    monkeypatch.setattr(migration_run, "_tell", cancelled)
+    monkeypatch.setattr(migration_live, "tell", cancelled)
     try:
         plain.run(job, migration_run.run_migrate_vm, JobStatus.CANCELLED)
     finally:
@@ -358,17 +359,17 @@ def test_the_job_of_a_dead_worker_finds_the_guest(plain: Site, monkeypatch: pyte
     vmotion.set_encrypted_vmotion(vm_id=plain.vm.pk, mode="required", actor=plain.actor)
     slow_down(plain, 4)
     job = plain.ask("b")
-    tell = migration_run._tell
+    tell = migration_live.tell
 
     def killed(move: Move) -> bool:
         if move.here.migration(move.vm.uuid) is not None:
             raise Killed
         return tell(move)
 
-    monkeypatch.setattr(migration_run, "_tell", killed)
+    monkeypatch.setattr(migration_live, "tell", killed)
     with pytest.raises(Killed):
         jobs.run(str(job.pk), migration_run.run_migrate_vm)
-    monkeypatch.setattr(migration_run, "_tell", tell)
+    monkeypatch.setattr(migration_live, "tell", tell)
     assert plain.has("a") and plain.vm.host.name == "host-a"
     plain.sync()  # as the watchers do: what is arriving is no VM of its own
     assert VirtualMachine.objects.filter(name="bios-01").count() == 1

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from uuid import uuid4
+from threading import Event as Flag
+from uuid import UUID, uuid4
 
 import pytest
 from django.contrib.auth.models import User
@@ -10,14 +11,15 @@ from django.contrib.auth.models import User
 from encryption.engine import keywrap
 from encryption.engine.secret import Secret
 from encryption.models import KmsCluster, MigrationProbe, StoragePolicy, VmMigration, VmSecurity, WrappedSecret
-from encryption.services import migration, migration_probes, migration_run, release
+from encryption.services import migration, migration_live, migration_probes, migration_run, release
 from encryption.services.key_access import fetched_key, make_key
+from encryption.services.migration_files import Move
 from inventory import jobs
 from inventory.engine.hypervisor import Power
 from inventory.errors import Untrusted
 from inventory.models import Cluster, Event, Host, Job, JobStatus, VirtualMachine
 from inventory.services import sync
-from inventory.services.connections import HypervisorError, OperationRefused
+from inventory.services.connections import DomainMissing, HypervisorError, OperationRefused
 from tests.encryption.file_host import MemoryKeyServer
 from tests.fakes import GIB, FakeSite, disk
 from tests.fakes import vm as facts_of
@@ -89,7 +91,7 @@ class Pair:
 
 @pytest.fixture
 def pair(site: FakeSite, cluster: Cluster, alice: User, monkeypatch: pytest.MonkeyPatch) -> Pair:
-    monkeypatch.setattr(migration_run, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(migration_live, "POLL_SECONDS", 0.01)
     return Pair(site, cluster, alice)
 
 
@@ -216,6 +218,79 @@ def test_a_job_that_is_run_again_finds_it_at_the_target(pair: Pair) -> None:
     assert job.status == JobStatus.SUCCEEDED, job.message
     assert pair.is_only_on("kvm-b") and not pair.a.migrations
     assert pair.b.vms[pair.uuid].is_autostarted
+
+
+def test_a_source_that_ends_its_guest_itself(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job looks while the hosts are at the end of it: what it was about to end is off, or gone, by then."""
+    job = migration.migrate_vm(vm_id=pair.vm.pk, target_id=pair.hosts[1].pk, actor=pair.actor)
+    layout = {"disks": {}, "nvram": "", "logs_folder": "", "old": [], "folders": []}
+    kept = {"layout": layout, "uses_tls": True, "mode": "required", "is_live": True, "autostart": False}
+    Job.objects.filter(pk=job.pk).update(checkpoint=kept)
+    pair.b.add(pair.a.vms[pair.uuid])
+    pair.b.xml[pair.uuid] = pair.a.xml[pair.uuid]
+    pair.a.change(pair.uuid, power=Power.PAUSED)
+    errors: list[HypervisorError] = [
+        OperationRefused("wrong_state", "not running"),
+        DomainMissing("vm_missing", "gone"),
+    ]
+
+    def ended(uuid: UUID) -> None:
+        error = errors.pop(0)
+        if not errors:
+            pair.a.undefine(uuid)
+        raise error
+
+    monkeypatch.setattr(pair.a, "power_off", ended)
+    jobs.run(str(job.pk), migration_run.run_migrate_vm)
+    job.refresh_from_db()
+    assert job.status == JobStatus.SUCCEEDED, job.message
+    assert pair.is_only_on("kvm-b")
+
+
+def test_what_stands_against_the_end_of_it_is_told(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = migration.migrate_vm(vm_id=pair.vm.pk, target_id=pair.hosts[1].pk, actor=pair.actor)
+    layout = {"disks": {}, "nvram": "", "logs_folder": "", "old": [], "folders": []}
+    kept = {"layout": layout, "uses_tls": True, "mode": "required", "is_live": True, "autostart": False}
+    Job.objects.filter(pk=job.pk).update(checkpoint=kept)
+    pair.b.add(pair.a.vms[pair.uuid])
+    pair.a.change(pair.uuid, power=Power.PAUSED)
+    pair.a.failures["power_off"] = OperationRefused("host_refused", "cannot end it")
+    jobs.run(str(job.pk), migration_run.run_migrate_vm)
+    job.refresh_from_db()
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "host_refused")
+    assert pair.uuid in pair.a.vms and pair.uuid in pair.b.vms
+
+
+def test_a_cancellation_that_comes_before_there_is_anything_to_break_off(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hosts are still negotiating: it is asked for until they have listened."""
+    pair.set_mode("disabled")
+    job = migration.migrate_vm(vm_id=pair.vm.pk, target_id=pair.hosts[1].pk, actor=pair.actor)
+    asked, is_broken_off = 0, Flag()
+    tell = migration_live.tell
+
+    def cancelled(move: Move) -> bool:
+        Job.objects.filter(pk=job.pk).update(cancel_requested=True)
+        return tell(move)
+
+    def migrate(uuid: UUID, request: object) -> None:
+        assert is_broken_off.wait(10)
+        raise OperationRefused("cancelled", "canceled by client")
+
+    def abort(uuid: UUID) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            is_broken_off.set()
+
+    monkeypatch.setattr(migration_live, "tell", cancelled)
+    monkeypatch.setattr(pair.a, "migrate", migrate)
+    monkeypatch.setattr(pair.a, "abort_migration", abort)
+    jobs.run(str(job.pk), migration_run.run_migrate_vm)
+    job.refresh_from_db()
+    assert (job.status, asked >= 3) == (JobStatus.CANCELLED, True)
+    assert pair.is_only_on("kvm-a")
 
 
 def test_an_off_one_is_defined_there_and_undefined_here(pair: Pair) -> None:
