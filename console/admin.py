@@ -1,7 +1,80 @@
-"""Django's admin as a whole: its name. Users and groups are Django's own; API tokens are nobody's but their user's."""
+"""Django's admin as a whole: its name, and its users and groups. API tokens are nobody's but their user's.
+
+Who makes users and fills groups can give themselves any role: it needs the right to assign roles at the root, besides
+Django's own. The last administrator stays.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
+from django.contrib.auth.admin import GroupAdmin, UserAdmin
+from django.contrib.auth.models import Group, User
+from django.db import transaction
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest
+from typing_extensions import override
+
+from inventory.authorize import may
+from inventory.services import roles
 
 admin.site.site_header = "Bartizan administration"
 admin.site.site_title = "Bartizan administration"
 admin.site.index_title = "What the database says"
+
+if TYPE_CHECKING:  # only django-stubs knows them as generic
+    ModelAdmin = admin.ModelAdmin[Any]
+    BaseUserAdmin = UserAdmin[User]
+else:
+    ModelAdmin, BaseUserAdmin = admin.ModelAdmin, UserAdmin
+
+
+class ForAdministrators(ModelAdmin):
+    """Rows that give rights."""
+
+    @override
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return may(request.user, roles.ASSIGN) and super().has_view_permission(request, obj)
+
+    @override
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return may(request.user, roles.ASSIGN) and super().has_add_permission(request)
+
+    @override
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return may(request.user, roles.ASSIGN) and super().has_change_permission(request, obj)
+
+    @override
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return may(request.user, roles.ASSIGN) and super().has_delete_permission(request, obj)
+
+    @override
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        """The last step of a change, in its transaction."""
+        super().save_related(request, form, formsets, change)
+        roles.refuse_without_administrator()
+
+    @override
+    def delete_model(self, request: HttpRequest, obj: Model) -> None:
+        with transaction.atomic():
+            super().delete_model(request, obj)
+            roles.refuse_without_administrator()
+
+    @override
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        with transaction.atomic():
+            super().delete_queryset(request, queryset)
+            roles.refuse_without_administrator()
+
+
+admin.site.unregister(User)
+admin.site.unregister(Group)
+
+
+@admin.register(User)
+class UserRows(ForAdministrators, BaseUserAdmin):
+    pass
+
+
+@admin.register(Group)
+class GroupRows(ForAdministrators, GroupAdmin):
+    pass

@@ -23,7 +23,9 @@ from console.models import ApiToken
 from encryption.api import router as encryption_router
 from inventory.api import router as inventory_router
 from inventory.api.frame import Failure, FieldProblem, Input, actor_of
+from inventory.authorize import may
 from inventory.errors import Refused, ServiceError
+from inventory.services.roles import ASSIGN
 
 VERSION: Final = "1"
 DESCRIPTION: Final = """\
@@ -172,7 +174,7 @@ router = Router(tags=["Account"])
 @router.get("/me", response=UserOut)
 def get_current_user(request: HttpRequest) -> UserOut:
     user = actor_of(request)
-    return UserOut(username=user.username, is_administrator=user.is_superuser)
+    return UserOut(username=user.username, is_administrator=may(user, ASSIGN))
 
 
 @router.get("/api-tokens", response=list[TokenOut])

@@ -1,10 +1,11 @@
 """What the shell around every page needs to know."""
 
+from functools import partial
 from typing import Any, Final
 
 from django.http import HttpRequest
 
-from inventory.authorize import may
+from inventory.authorize import Actor
 from inventory.services.alarms import unseen_count
 from inventory.views import extensions
 
@@ -18,6 +19,10 @@ def theme_of(request: HttpRequest) -> str:
     """Clarity's theme for this browser; a cookie with anything else counts as none."""
     theme = request.COOKIES.get(THEME_COOKIE, "")
     return theme if theme in THEMES else THEMES[0]
+
+
+def _unseen(user: Actor | None) -> int:
+    return 0 if user is None else unseen_count(actor=user)
 
 
 def shell(request: HttpRequest) -> dict[str, Any]:
@@ -34,7 +39,6 @@ def shell(request: HttpRequest) -> dict[str, Any]:
         "theme": theme_of(request),
         "other_theme": "light" if theme_of(request) == "dark" else "dark",
         "scripts": SCRIPTS,
-        "navigation": extensions.navigation(),
-        "alarm_count": unseen_count,  # asked for only where the shell shows it
-        "is_administrator": user is not None and may(user, "console.administer"),
+        "navigation": extensions.navigation(user) if user is not None else (),
+        "alarm_count": partial(_unseen, user),  # asked for only where the shell shows it
     }

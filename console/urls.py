@@ -6,7 +6,7 @@ from django.urls import include, path
 
 from console import api_docs, api_token_views, views
 from console.api import api
-from inventory.views import alarms
+from inventory.views import alarms, roles
 
 urlpatterns = [
     path("", views.home, name="home"),
@@ -18,6 +18,9 @@ urlpatterns = [
     path("tasks/<uuid:job_id>/cancel/", views.cancel_task, name="cancel-task"),
     path("alarms/", alarms.index, name="alarms"),
     path("alarms/<uuid:alarm_id>/acknowledge/", alarms.acknowledge, name="acknowledge-alarm"),
+    path("roles/", roles.index, name="roles"),
+    path("roles/add/", roles.add, name="add-role"),
+    path("roles/<uuid:assignment_id>/remove/", roles.remove, name="remove-role"),
     path("inventory/", include("inventory.urls")),
     path("encryption/", include("encryption.urls")),
     path("attestation/", include("attestation.urls")),

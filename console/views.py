@@ -67,7 +67,7 @@ def tasks(request: HttpRequest) -> HttpResponse:
     seen = request.GET.get("v", "")
     if seen == now.token:
         return HttpResponse(status=204)
-    context = {"tasks": activity.recent_tasks(), "version": now}
+    context = {"tasks": activity.recent_tasks(request.user), "version": now}
     response = render(request, "console/_tasks.html", context)
     if seen and activity.news(seen) != now.news:
         response.headers["HX-Trigger"] = "activity"

@@ -9,8 +9,20 @@ from django.http import HttpRequest
 from typing_extensions import override
 
 from inventory import jobs
+from inventory.authorize import VIEW_ALL, may
 from inventory.errors import ServiceError
-from inventory.models import Alarm, Cluster, Datacenter, Datastore, Disk, Event, Host, Job, VirtualMachine
+from inventory.models import (
+    Alarm,
+    Cluster,
+    Datacenter,
+    Datastore,
+    Disk,
+    Event,
+    Host,
+    Job,
+    RoleAssignment,
+    VirtualMachine,
+)
 from inventory.services import activity
 
 if TYPE_CHECKING:  # only django-stubs knows them as generic
@@ -25,6 +37,11 @@ class LookOnly(ModelAdmin):
 
     show_full_result_count = False
     list_per_page = 50
+
+    @override
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Rows are of all places: who looks here may look at the root."""
+        return may(request.user, VIEW_ALL) and super().has_view_permission(request, obj)
 
     @override
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -151,3 +168,11 @@ class AlarmAdmin(LookOnly):
     list_filter = ["severity", "target_kind", "kind"]
     search_fields = ["message", "target_name", "kind"]
     date_hierarchy = "raised_at"
+
+
+@admin.register(RoleAssignment)
+class RoleAssignmentAdmin(LookOnly):
+    list_display = ["role", "user", "group", "datacenter", "cluster", "assigned_at", "assigned_by"]
+    list_filter = ["role"]
+    search_fields = ["user__username", "group__name"]
+    list_select_related = ["user", "group", "datacenter", "cluster"]

@@ -12,7 +12,7 @@ from django.db.models import Model
 from django.utils import timezone
 
 from inventory import events
-from inventory.authorize import SYSTEM, Actor, authorize
+from inventory.authorize import SYSTEM, VIEW, Actor, authorize, visible_targets
 from inventory.errors import Conflict, NotFound
 from inventory.models import Alarm, Job, Severity, TargetKind
 
@@ -86,10 +86,11 @@ def drop_alarms(kind: TargetKind, ids: Iterable[UUID]) -> None:
 @transaction.atomic
 def acknowledge_alarm(*, alarm_id: UUID, actor: Actor) -> Alarm:
     """Somebody has seen it; it stays until it is over. Raises NotFound, Conflict `alarm_over`."""
-    authorize(actor, ACKNOWLEDGE)
-    alarm = Alarm.objects.filter(pk=alarm_id).first()
+    authorize(actor, VIEW)
+    alarm = visible_targets(Alarm.objects.all(), actor).filter(pk=alarm_id).first()
     if alarm is None:
         raise NotFound("alarm_not_found", f"there is no alarm {alarm_id}")
+    authorize(actor, ACKNOWLEDGE, events.target_of(alarm.target_kind, alarm.target_id))
     if alarm.cleared_at is not None:
         raise Conflict("alarm_over", f"it is over already: {alarm.message}")
     if alarm.acknowledged_at is None:

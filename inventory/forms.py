@@ -4,7 +4,8 @@ from typing import Any
 
 from django import forms
 
-from inventory.models import Cluster, Datacenter, Firmware, Host, PowerState
+from inventory.authorize import Role
+from inventory.models import Cluster, Datacenter, Firmware, Host, PowerState, RoleAssignment
 
 
 class ClarityForm(forms.Form):
@@ -77,3 +78,18 @@ class VmFilterForm(forms.Form):
         """Only the choices that are valid, by field; the rest empty."""
         self.is_valid()
         return {name: str(self.cleaned_data.get(name) or "") for name in self.fields}
+
+
+class RoleForm(ClarityForm):
+    """`users` and `groups`: whom there is to choose."""
+
+    user = forms.ChoiceField(label="User", required=False)
+    group = forms.ChoiceField(label="Group", required=False, help_text="instead of a user")
+    role = forms.ChoiceField(label="Role", choices=RoleAssignment.RoleName.choices, initial=Role.AUDITOR)
+
+    def __init__(self, *args: Any, users: list[str], groups: list[str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name, found in (("user", users), ("group", groups)):
+            field = self.fields[name]
+            if isinstance(field, forms.ChoiceField):
+                field.choices = [("", "None"), *((one, one) for one in found)]

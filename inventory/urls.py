@@ -2,7 +2,7 @@
 
 from django.urls import path, register_converter
 
-from inventory.views import hardware, lists, objects, places, power, tree
+from inventory.views import hardware, lists, objects, places, power, roles, tree
 from inventory.views.extensions import PAGE_KINDS
 
 
@@ -59,6 +59,13 @@ urlpatterns = [
     path("vm/<uuid:vm_id>/remove/", power.remove_vm, name="remove-vm"),
     path("vm/<uuid:vm_id>/saved-state/discard/", power.discard_saved_state, name="discard-saved-state"),
     path("vm/<uuid:vm_id>/console/", power.show_console, name="console"),
+    path(
+        "datacenter/<uuid:target_id>/permissions/",
+        roles.of_place,
+        {"kind": "datacenter"},
+        name="datacenter-permissions",
+    ),
+    path("cluster/<uuid:target_id>/permissions/", roles.of_place, {"kind": "cluster"}, name="cluster-permissions"),
     path("<kind:kind>/<uuid:target_id>/", objects.summary, name="summary"),
     path("<kind:kind>/<uuid:target_id>/monitor/", objects.monitor, name="monitor"),
     path("<kind:kind>/<uuid:target_id>/configure/", objects.configure, name="configure"),

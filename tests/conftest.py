@@ -14,7 +14,8 @@ from typing_extensions import override
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-from inventory.models import Cluster, Datacenter, Host
+from inventory.authorize import Role
+from inventory.models import Cluster, Datacenter, Host, RoleAssignment
 from inventory.services import connections
 from tests.fakes import FakeHypervisor, FakeSite
 
@@ -88,8 +89,10 @@ def alice(db: None) -> User:
 
 @pytest.fixture
 def charlie(db: None) -> User:
-    """May look and nothing else."""
-    return User.objects.create_user("charlie")
+    """May look at everything and change nothing."""
+    user = User.objects.create_user("charlie")
+    RoleAssignment.objects.create(user=user, role=Role.AUDITOR, assigned_by="test")
+    return user
 
 
 @pytest.fixture

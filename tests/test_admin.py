@@ -36,7 +36,19 @@ from encryption.models import (
     WrappedSecret,
 )
 from inventory.alarms import raise_alarm
-from inventory.models import Alarm, Cluster, Datacenter, Datastore, Event, Host, Job, JobStatus, VirtualMachine
+from inventory.authorize import Role
+from inventory.models import (
+    Alarm,
+    Cluster,
+    Datacenter,
+    Datastore,
+    Event,
+    Host,
+    Job,
+    JobStatus,
+    RoleAssignment,
+    VirtualMachine,
+)
 from tests import sample
 from tests.sample import Sample
 
@@ -46,7 +58,7 @@ WRITINGS = (PLANTED.decode(), PLANTED.hex(), base64.b64encode(PLANTED).decode()[
 LOOK_ONLY = [
     Datacenter, Cluster, Host, Datastore, VirtualMachine, Job, Event, KmsCluster, KmsServer, Key, StoragePolicy,
     VmSecurity, WrappedSecret, Alarm, DiskPolicy, Compliance, Leftover, Bundle, TrustAnchor, TpmIdentity,
-    PendingRegistration, AttestationPolicy, ReferenceSet, HostAttestation, Verdict,
+    PendingRegistration, AttestationPolicy, ReferenceSet, HostAttestation, Verdict, RoleAssignment,
 ]  # fmt: skip
 
 
@@ -67,6 +79,9 @@ def inventory() -> Sample:
     Compliance.objects.create(virtual_machine=found.vm, findings=[{"code": "disk_plain"}])
     Leftover.objects.create(host=found.host, path="/images/old.raw", kind=Leftover.Kind.ORIGINAL, fingerprint="x")
     Bundle.objects.create(folder="app-01", vm_name="app-01")
+    RoleAssignment.objects.create(
+        user=User.objects.create_user("dave"), role=Role.OPERATOR, cluster=found.cluster, assigned_by="alice"
+    )
     _attestation(found)
     return found
 
@@ -143,6 +158,7 @@ def test_jobs_are_cancelled_through_the_service(operator: Client, inventory: Sam
 
 def test_one_who_may_look_at_jobs_cannot_cancel_them(client: Client, inventory: Sample) -> None:
     user = User.objects.create_user("bob", is_staff=True)
+    RoleAssignment.objects.create(user=user, role=Role.AUDITOR, assigned_by="test")
     user.user_permissions.add(Permission.objects.get(codename="view_job"))
     client.force_login(user)
     running = Job.objects.get(status=JobStatus.RUNNING)

@@ -12,7 +12,7 @@ from attestation.engine.tpm.endorsement import fingerprint, key_of, parse_certif
 from attestation.models import TpmIdentity, TrustAnchor, VerdictReason
 from attestation.services import schedule
 from inventory import events
-from inventory.authorize import VIEW, Actor, authorize
+from inventory.authorize import VIEW_ALL, Actor, authorize
 from inventory.errors import Conflict, Invalid, NotFound
 
 MANAGE: Final = "attestation.manage_anchors"
@@ -20,12 +20,12 @@ MANAGE: Final = "attestation.manage_anchors"
 
 def anchors(*, actor: Actor) -> list[TrustAnchor]:
     """By name."""
-    authorize(actor, VIEW)
+    authorize(actor, VIEW_ALL)
     return list(TrustAnchor.objects.all())
 
 
 def anchor_of(anchor_id: UUID, *, actor: Actor) -> TrustAnchor:
-    authorize(actor, VIEW)
+    authorize(actor, VIEW_ALL)
     found = TrustAnchor.objects.filter(pk=anchor_id).first()
     if found is None:
         raise NotFound("trust_anchor_not_found", f"there is no trust anchor {anchor_id}")

@@ -26,7 +26,7 @@ from attestation.models import (
 )
 from attestation.services import appraisals, schedule
 from inventory import alarms, events
-from inventory.authorize import VIEW, Actor, authorize
+from inventory.authorize import VIEW_ALL, Actor, authorize
 from inventory.errors import Conflict, Invalid, NotFound
 from inventory.models import Host, Severity
 from inventory.services.hosts import host_of
@@ -41,7 +41,7 @@ _CONTACT: Final = re.compile(r"[0-9A-Za-z.:_-]{1,253}")
 
 def registrations(*, actor: Actor, paging: Paging = FIRST) -> Listing[PendingRegistration]:
     """TPMs that have proven themselves and are no host's, newest first."""
-    authorize(actor, VIEW)
+    authorize(actor, VIEW_ALL)
     return listed(_waiting(), paging)
 
 
@@ -51,7 +51,7 @@ def _waiting() -> "QuerySet[PendingRegistration]":
 
 
 def registration_of(registration_id: UUID, *, actor: Actor) -> PendingRegistration:
-    authorize(actor, VIEW)
+    authorize(actor, VIEW_ALL)
     found = PendingRegistration.objects.filter(pk=registration_id, activated_at__isnull=False).first()
     if found is None:
         raise NotFound(

@@ -28,7 +28,7 @@ from attestation.models import (
 )
 from attestation.services import appraisals, enrolment, gate, references
 from attestation.services.policies import policy_of
-from inventory.authorize import VIEW, Actor, authorize
+from inventory.authorize import VIEW, Actor, authorize, visible
 from inventory.errors import NotFound
 from inventory.models import Host
 from inventory.services.hosts import host_of
@@ -113,17 +113,17 @@ def is_required(policy: AttestationPolicy, *, has_tpm: bool) -> bool:
 def hosts_of_cluster(*, cluster_id: UUID, actor: Actor, paging: Paging = FIRST) -> Listing[Host]:
     """Hosts with all that `line_of` needs, by name."""
     authorize(actor, VIEW)
-    return listed(_hosts().filter(cluster=cluster_id), paging)
+    return listed(visible(_hosts(), actor).filter(cluster=cluster_id), paging)
 
 
 def hosts_of_datacenter(*, datacenter_id: UUID, actor: Actor, paging: Paging = FIRST) -> Listing[Host]:
     authorize(actor, VIEW)
-    return listed(_hosts().filter(cluster__datacenter=datacenter_id), paging)
+    return listed(visible(_hosts(), actor).filter(cluster__datacenter=datacenter_id), paging)
 
 
 def all_hosts(*, actor: Actor, paging: Paging = FIRST) -> Listing[Host]:
     authorize(actor, VIEW)
-    return listed(_hosts(), paging)
+    return listed(visible(_hosts(), actor), paging)
 
 
 def _hosts() -> "QuerySet[Host]":

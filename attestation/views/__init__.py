@@ -1,10 +1,11 @@
 """Pages of attestation, and where they plug into inventory's."""
 
 from attestation.views import cluster, enrolment, report, security, trust
+from inventory.authorize import VIEW_ALL
 from inventory.models import TargetKind
 from inventory.views import extensions
 
-extensions.add_navigation(extensions.Entry("TPM Trust", "attestation:trust", "certificate"))
+extensions.add_navigation(extensions.Entry("TPM Trust", "attestation:trust", "certificate", VIEW_ALL))
 extensions.add_monitor_section(
     TargetKind.DATACENTER, extensions.Section("", "Security", "attestation:datacenter-security")
 )

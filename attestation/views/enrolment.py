@@ -12,7 +12,7 @@ from attestation import forms
 from attestation.services import enrolment, hosts
 from attestation.views.dialogs import confirm, form
 from attestation.views.report import page_of
-from inventory.authorize import Actor, authorize, may
+from inventory.authorize import Actor, authorize
 from inventory.models import Host, TargetKind
 from inventory.views import pages
 from inventory.views.extensions import Action
@@ -20,11 +20,13 @@ from inventory.views.extensions import Action
 
 def actions(target: Model, actor: Actor) -> Sequence[Action]:
     """Of a host."""
-    if not isinstance(target, Host) or not may(actor, hosts.ATTEST.name, target):
+    if not isinstance(target, Host):
         return []
     if getattr(target, "tpm_identity", None) is None:
-        return [Action("Enrol TPM…", reverse("attestation:enrol", args=[target.pk]), "certificate", "Security")]
-    return [Action("Attest…", reverse("attestation:attest", args=[target.pk]), "shield-check", "Security")]
+        url = reverse("attestation:enrol", args=[target.pk])
+        return [Action("Enrol TPM…", url, "certificate", "Security", action=enrolment.ENROL)]
+    url = reverse("attestation:attest", args=[target.pk])
+    return [Action("Attest…", url, "shield-check", "Security", action=hosts.ATTEST.name)]
 
 
 def enrol(request: HttpRequest, host_id: UUID) -> HttpResponse:

@@ -35,7 +35,7 @@ from encryption.services.key_providers import MANAGE, cluster
 from encryption.services.parts import opens, path_in
 from encryption.services.release import try_secrets
 from inventory import events, jobs
-from inventory.authorize import SYSTEM, VIEW, Actor, authorize
+from inventory.authorize import SYSTEM, VIEW_ALL, Actor, authorize
 from inventory.errors import Conflict, Invalid, NotFound, ServiceError
 from inventory.jobs import Progress
 from inventory.models import LIVE_STATUSES, Host, Job, VirtualMachine
@@ -61,7 +61,7 @@ class ForeignProvider:
 
 def foreign_providers(*, actor: Actor) -> list[ForeignProvider]:
     """Those that locked VMs name, the most wanted first. One query."""
-    authorize(actor, VIEW)
+    authorize(actor, VIEW_ALL)
     rows = VmSecurity.objects.filter(foreign_kms__isnull=False).values_list("foreign_kms", "foreign_kms_name")
     counted = rows.annotate(vms=Count("id")).order_by("-vms", "foreign_kms_name")
     found: dict[UUID, ForeignProvider] = {}

@@ -15,7 +15,7 @@ from encryption.engine.bundle import BadBundle, Manifest
 from encryption.models import Bundle
 from encryption.services import messages
 from inventory import events, jobs
-from inventory.authorize import SYSTEM, VIEW, Actor, authorize
+from inventory.authorize import SYSTEM, VIEW_ALL, Actor, authorize
 from inventory.errors import Conflict, NotFound, Unavailable
 from inventory.jobs import Progress
 from inventory.models import LIVE_STATUSES, Job, Severity, TargetKind
@@ -32,18 +32,18 @@ def exchange() -> Path:
 
 def bundles(*, actor: Actor, paging: Paging = FIRST) -> Listing[Bundle]:
     """The latest first, as workers last saw them."""
-    authorize(actor, VIEW)
+    authorize(actor, VIEW_ALL)
     return listed(Bundle.objects.all(), paging)
 
 
 def usable(*, actor: Actor) -> list[Bundle]:
     """Those that can be imported."""
-    authorize(actor, VIEW)
+    authorize(actor, VIEW_ALL)
     return list(Bundle.objects.filter(state=Bundle.State.COMPLETE)[: bundle_files.MOST])
 
 
 def bundle(bundle_id: UUID, *, actor: Actor) -> Bundle:
-    authorize(actor, VIEW)
+    authorize(actor, VIEW_ALL)
     found = Bundle.objects.filter(pk=bundle_id).first()
     if found is None:
         raise NotFound("bundle_not_found", f"there is no exported VM {bundle_id}")

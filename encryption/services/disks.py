@@ -46,8 +46,8 @@ class VmDisks:
 
 
 def vm_disks(*, vm_id: UUID, actor: Actor) -> VmDisks:
-    authorize(actor, VIEW)
     vm = vm_of(vm_id)
+    authorize(actor, VIEW, vm)
     policies = {
         one.target: one.policy for one in DiskPolicy.objects.filter(virtual_machine=vm).select_related("policy")
     }
@@ -159,11 +159,11 @@ def destroy_detached_disk(*, secret_uuid: UUID, confirm: str, actor: Actor) -> J
 
 
 def detached_disk(*, secret_uuid: UUID, actor: Actor) -> WrappedSecret:
-    authorize(actor, VIEW)
-    rows = WrappedSecret.objects.filter(stage=Stage.DETACHED).select_related("virtual_machine__host", "key__cluster")
-    found = rows.filter(pk=secret_uuid).first()
+    rows = WrappedSecret.objects.filter(stage=Stage.DETACHED)
+    found = rows.select_related("virtual_machine__host__cluster", "key__cluster").filter(pk=secret_uuid).first()
     if found is None:
         raise NotFound("disk_not_found", f"there is no detached disk {secret_uuid}")
+    authorize(actor, VIEW, found.virtual_machine)
     return found
 
 

@@ -55,6 +55,7 @@ from inventory.services.definitions import (
 
 IMPORT: Final = jobs.register(jobs.JobKind("encryption.import_vm", "Import VM", queue="crypto"))
 ACTION: Final = "encryption.import_vm"
+ENCRYPTED: Final = "encryption.import_encrypted_vm"
 KINDS: Final = frozenset({"dir", "fs", "netfs"})
 _HEAD_BYTES: Final = 104
 
@@ -83,6 +84,8 @@ def import_vm(
         raise NotFound("host_not_found", f"there is no host {host_id}")
     authorize(actor, ACTION, host)
     found = bundles.bundle(bundle_id, actor=actor)
+    if found.key_id or found.kms_cluster is not None:
+        authorize(actor, ENCRYPTED, host)
     if found.state != Bundle.State.COMPLETE:
         raise Conflict("bundle_unusable", f"{found} cannot be imported: {found.reason or found.get_state_display()}")
     if host.state != Host.State.CONNECTED:

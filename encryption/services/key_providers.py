@@ -16,25 +16,26 @@ from encryption.models import Key, KmsCluster, KmsServer
 from encryption.services import certificates, kms_alarms, messages
 from inventory import events, jobs
 from inventory.alarms import drop_alarms
-from inventory.authorize import VIEW, Actor, authorize
+from inventory.authorize import Actor, authorize
 from inventory.errors import Conflict, Invalid, NotFound
 from inventory.models import Job, Severity, TargetKind
 
 CREATE_CLIENT_KEY: Final = jobs.register(jobs.JobKind("encryption.create_client_key", "Create client key"))
 CHECK: Final = jobs.register(jobs.JobKind("encryption.check_key_provider", "Check key provider", queue=messages.QUEUE))
 MANAGE: Final = "encryption.manage_key_servers"
+READ: Final = "encryption.read_key_servers"
 MAX_NAME: Final = 80
 MAX_HOST: Final = 253
 
 
 def clusters(*, actor: Actor) -> QuerySet[KmsCluster]:
     """All key providers with their servers, in two queries."""
-    authorize(actor, VIEW)
+    authorize(actor, READ)
     return KmsCluster.objects.prefetch_related("servers")
 
 
 def cluster(cluster_id: UUID, *, actor: Actor) -> KmsCluster:
-    authorize(actor, VIEW)
+    authorize(actor, READ)
     found = KmsCluster.objects.filter(pk=cluster_id).first()
     if found is None:
         raise NotFound("key_provider_not_found", f"there is no key provider {cluster_id}")
@@ -79,7 +80,7 @@ def add_provider(*, name: str, host: str, port: int, actor: Actor, identity: UUI
 
 
 def server(server_id: UUID, *, actor: Actor) -> KmsServer:
-    authorize(actor, VIEW)
+    authorize(actor, READ)
     found = KmsServer.objects.select_related("cluster").filter(pk=server_id).first()
     if found is None:
         raise NotFound("key_server_not_found", f"there is no key server {server_id}")

@@ -14,9 +14,9 @@ from django.db.models import Prefetch, Q, QuerySet
 from encryption.engine.key_server import RevocationReason
 from encryption.models import Key, VmSecurity, WrappedSecret
 from encryption.services import messages, rotation
-from encryption.services.key_providers import MANAGE, cluster
+from encryption.services.key_providers import READ, cluster
 from inventory import jobs
-from inventory.authorize import VIEW, Actor, authorize
+from inventory.authorize import Actor, authorize
 from inventory.errors import Conflict, Invalid, NotFound
 from inventory.models import LIVE_STATUSES, Event, Job, TargetKind
 from inventory.services.listings import FIRST, Listing, Paging, listed
@@ -24,6 +24,7 @@ from inventory.services.listings import FIRST, Listing, Paging, listed
 REFRESH: Final = jobs.register(jobs.JobKind("encryption.refresh_keys", "Refresh keys", queue=messages.QUEUE))
 REVOKE: Final = jobs.register(jobs.JobKind("encryption.revoke_key", "Revoke key", queue=messages.QUEUE))
 DESTROY: Final = jobs.register(jobs.JobKind("encryption.destroy_key", "Destroy key", queue=messages.QUEUE))
+MANAGE: Final = "encryption.manage_keys"
 ADOPT: Final = jobs.register(jobs.JobKind("encryption.adopt_key", "Add existing key", queue=messages.QUEUE))
 MAX_IDENTIFIER: Final = 255
 REASONS: Final = tuple(reason.value for reason in RevocationReason)
@@ -39,7 +40,7 @@ def keys(*, cluster_id: UUID, actor: Actor, paging: Paging = FIRST) -> Listing[K
 
 def key(key_id: UUID, *, actor: Actor) -> Key:
     """`key_id` is the row's id, not the KMIP identifier."""
-    authorize(actor, VIEW)
+    authorize(actor, READ)
     found = _with_secrets(Key.objects.select_related("cluster").filter(pk=key_id)).first()
     if found is None:
         raise NotFound("key_not_found", f"there is no key {key_id}")

@@ -30,31 +30,32 @@ _SHOWN: Final = 10
 
 def leftovers_of_host(*, host_id: UUID, actor: Actor, paging: Paging = FIRST) -> Listing[Leftover]:
     """By path; kept ones too. Raises NotFound, Refused."""
-    authorize(actor, VIEW)
-    return listed(_rows().filter(host=host_of(host_id)), paging)
+    host = host_of(host_id)
+    authorize(actor, VIEW, host)
+    return listed(_rows().filter(host=host), paging)
 
 
 def leftovers_of_datastore(*, datastore_id: UUID, actor: Actor, paging: Paging = FIRST) -> Listing[Leftover]:
     """Those below the datastore's folder."""
-    authorize(actor, VIEW)
-    found = Datastore.objects.filter(pk=datastore_id).first()
+    found = Datastore.objects.select_related("host__cluster").filter(pk=datastore_id).first()
     if found is None:
         raise NotFound("datastore_not_found", f"there is no datastore {datastore_id}")
+    authorize(actor, VIEW, found)
     below = found.path.rstrip("/") + "/"
     rows = _rows().filter(host=found.host_id, path__startswith=below) if found.path else Leftover.objects.none()
     return listed(rows, paging)
 
 
 def leftover(*, leftover_id: UUID, actor: Actor) -> Leftover:
-    authorize(actor, VIEW)
     found = _rows().filter(pk=leftover_id).first()
     if found is None:
         raise NotFound("leftover_not_found", f"there is no leftover {leftover_id}", hint="it may be gone already")
+    authorize(actor, VIEW, found.host)
     return found
 
 
 def _rows() -> QuerySet[Leftover]:
-    return Leftover.objects.select_related("host", "virtual_machine")
+    return Leftover.objects.select_related("host__cluster", "virtual_machine")
 
 
 @transaction.atomic

@@ -16,7 +16,7 @@ from encryption.engine.migration import Plan as Plan  # the shape that delivery 
 from encryption.models import MigrationProbe, Purpose, Stage, WrappedSecret
 from encryption.services import vmotion
 from inventory import events, jobs
-from inventory.authorize import VIEW, Actor, authorize
+from inventory.authorize import VIEW, Actor, authorize, visible
 from inventory.errors import Conflict, Invalid, NotFound
 from inventory.models import LIVE_STATUSES, Datastore, Firmware, Host, Job, PowerState, VirtualMachine
 from inventory.services import connections
@@ -45,11 +45,12 @@ class TargetChoice:
 
 
 def migration_targets(*, vm_id: UUID, actor: Actor) -> list[TargetChoice]:
-    """All other hosts: those that it can go to first, of its own cluster before others."""
+    """All other hosts that the actor may see: those that it can go to first, of its own cluster before others."""
     vm = vm_of(vm_id)
     authorize(actor, VIEW, vm)
     current = observe(vm)
-    hosts = Host.objects.select_related("cluster").prefetch_related("datastores").exclude(pk=vm.host_id)
+    hosts = visible(Host.objects.select_related("cluster").prefetch_related("datastores"), actor)
+    hosts = hosts.exclude(pk=vm.host_id)
     probes = {row.target_id: row for row in MigrationProbe.objects.filter(source=vm.host)}
     found = [_choice(vm, current, host, probes.get(host.pk)) for host in hosts]
     return sorted(
@@ -75,7 +76,9 @@ def plan_migration(*, vm_id: UUID, target_id: UUID, actor: Actor, datastore_id: 
     """What would be done, from what is known now. Changes nothing. Raises NotFound, Invalid `datastore_unsupported`."""
     vm = vm_of(vm_id)
     authorize(actor, VIEW, vm)
-    return _plan(vm, host_of(target_id), datastore_id)
+    host = host_of(target_id)
+    authorize(actor, VIEW, host)
+    return _plan(vm, host, datastore_id)
 
 
 def _plan(vm: VirtualMachine, host: Host, datastore_id: UUID | None) -> Plan:
@@ -94,6 +97,7 @@ def migrate_vm(*, vm_id: UUID, target_id: UUID, actor: Actor, datastore_id: UUID
     vm = vm_of(vm_id)
     authorize(actor, ACTION, vm)
     host = host_of(target_id)
+    authorize(actor, ACTION, host)
     plan = _plan(vm, host, datastore_id)
     refuse(plan)
     params = {

@@ -39,6 +39,17 @@ from inventory.services.virtual_machines import vm_of
 APPLY: Final = jobs.register(jobs.JobKind("encryption.apply_options", "Change VM encryption", queue="crypto"))
 ENCRYPT: Final = "encryption.encrypt_vm"
 DECRYPT: Final = "encryption.decrypt_vm"
+CONFIGURE: Final = "encryption.configure_vm"
+# A vTPM comes with a key of its own, and goes with it.
+_DECRYPTING: Final = frozenset(
+    {StepKind.DECRYPT_DISK, StepKind.DECRYPT_NVRAM, StepKind.DECRYPT_VTPM, StepKind.REMOVE_VTPM}
+)
+_ENCRYPTING: Final = frozenset(
+    {
+        StepKind.CREATE_KEY, StepKind.WRAP_SECRETS, StepKind.ENCRYPT_DISK, StepKind.ENCRYPT_NVRAM,
+        StepKind.ENCRYPT_VTPM, StepKind.ADD_VTPM,
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +140,8 @@ class VmOptions:
 
 def vm_options(*, vm_id: UUID, actor: Actor) -> VmOptions:
     """The VM, what is known of its encryption, and the choices there are."""
-    authorize(actor, VIEW)
     vm = vm_of(vm_id)
+    authorize(actor, VIEW, vm)
     current = observe(vm)
     providers = tuple(KmsCluster.objects.order_by("-is_default", "name"))
     return VmOptions(
@@ -152,8 +163,9 @@ def vm_options(*, vm_id: UUID, actor: Actor) -> VmOptions:
 
 def apply_progress(*, vm_id: UUID, actor: Actor) -> PlanProgress | None:
     """The last change of the VM's options, live or not; None where there was none."""
-    authorize(actor, VIEW)
-    return progress_of(vm_of(vm_id), APPLY.name)
+    vm = vm_of(vm_id)
+    authorize(actor, VIEW, vm)
+    return progress_of(vm, APPLY.name)
 
 
 def _counts(row: WrappedSecret) -> bool:
@@ -165,8 +177,8 @@ def _counts(row: WrappedSecret) -> bool:
 
 def plan_options(*, vm_id: UUID, wish: Wish, actor: Actor) -> PlannedChange:
     """What would be done, from what is known now, and what that means. Changes nothing."""
-    authorize(actor, VIEW)
     vm = vm_of(vm_id)
+    authorize(actor, VIEW, vm)
     current, desired = observe(vm), desired_of(vm, wish)
     plan = options.plan(current, desired)
     provider = _kms_cluster(vm, wish)
@@ -209,6 +221,20 @@ def _assignments(vm: VirtualMachine, policy: StoragePolicy, disks: Mapping[str, 
             yield Assignment(target, wanted.name, wanted.encrypts)
 
 
+def rights_of(plan: Plan) -> frozenset[str]:
+    """What the steps of a plan need the right to; empty where it has none. Decided by what is done, not by the policy
+    of the home: under an encrypting one single disks can be decrypted."""
+    found = set()
+    for step in plan.steps:
+        if step.kind in _DECRYPTING:
+            found.add(DECRYPT)
+        elif step.kind in _ENCRYPTING:
+            found.add(ENCRYPT)
+        else:
+            found.add(CONFIGURE)
+    return frozenset(found if found == {CONFIGURE} else found - {CONFIGURE})
+
+
 @transaction.atomic
 def apply_options(*, vm_id: UUID, wish: Wish, actor: Actor, approved: str = "", confirm: str = "") -> Job:
     """Starts the job that does what `plan_options` shows.
@@ -219,8 +245,9 @@ def apply_options(*, vm_id: UUID, wish: Wish, actor: Actor, approved: str = "", 
     """
     vm = vm_of(vm_id)
     policy = home_policy(wish)
-    authorize(actor, ENCRYPT if policy.encrypts else DECRYPT, vm)
     plan = plan_from_wish(vm, wish)
+    for right in sorted(rights_of(plan) or {ENCRYPT if policy.encrypts else CONFIGURE}):
+        authorize(actor, right, vm)
     refuse(vm, plan)
     if plan.is_empty:
         raise Conflict("nothing_to_do", f"{vm} is as wanted already")

@@ -50,7 +50,7 @@ def plan_many(*, vm_ids: Sequence[UUID], wish: ManyWish, actor: Actor) -> tuple[
     """Changes nothing. Raises Invalid `no_vms`, `too_many_vms`; NotFound."""
     authorize(actor, VIEW)
     found = []
-    for vm in _vms(vm_ids):
+    for vm in _vms(vm_ids, actor):
         try:
             change = options.plan_options(vm_id=vm.pk, wish=_wish_for(vm, wish, actor), actor=actor)
             found.append(VmPlan(vm, change))
@@ -65,7 +65,7 @@ def apply_many(
     """A job for each VM. `approved`: the digest of each plan that was seen; of a VM that is left out the plan as of
     now. Raises Invalid `no_vms`, `too_many_vms`; NotFound."""
     found = []
-    for vm in _vms(vm_ids):
+    for vm in _vms(vm_ids, actor):
         try:
             wanted = _wish_for(vm, wish, actor)
             seen = approved.get(vm.pk, "")
@@ -75,12 +75,15 @@ def apply_many(
     return tuple(found)
 
 
-def _vms(vm_ids: Sequence[UUID]) -> list[VirtualMachine]:
+def _vms(vm_ids: Sequence[UUID], actor: Actor) -> list[VirtualMachine]:
     if not vm_ids:
         raise Invalid("no_vms", "no virtual machine was chosen", hint="choose them in a list of virtual machines")
     if len(vm_ids) > MOST_VMS:
         raise Invalid("too_many_vms", f"{len(vm_ids)} VMs are too many at once", hint=f"choose at most {MOST_VMS}")
-    return [vm_of(vm_id) for vm_id in dict.fromkeys(vm_ids)]
+    found = [vm_of(vm_id) for vm_id in dict.fromkeys(vm_ids)]
+    for vm in found:
+        authorize(actor, VIEW, vm)
+    return found
 
 
 def _wish_for(vm: VirtualMachine, wish: ManyWish, actor: Actor) -> Wish:

@@ -32,8 +32,9 @@ class Recryptable:
 
 
 def recryptable(*, vm_id: UUID, actor: Actor) -> Recryptable:
-    authorize(actor, VIEW)
-    current = observe(vm_of(vm_id))
+    vm = vm_of(vm_id)
+    authorize(actor, VIEW, vm)
+    current = observe(vm)
     parts = encrypted_parts(current)
     labels = {name: HOME.get(name) or f"{name} ({gigabytes(size)})" for name, size in parts.items()}
     return Recryptable(labels, frozenset(parts) & frozenset(HOME), current.is_running)
@@ -41,8 +42,8 @@ def recryptable(*, vm_id: UUID, actor: Actor) -> Recryptable:
 
 def plan_recrypt(*, vm_id: UUID, way: Way, actor: Actor, parts: frozenset[str] | None = None) -> Plan:
     """What would be done, from what is known now. Changes nothing. `parts`: for new volume keys; None: all."""
-    authorize(actor, VIEW)
     vm = vm_of(vm_id)
+    authorize(actor, VIEW, vm)
     return plan_of(vm, way, parts_of(vm) if parts is None else parts)
 
 

@@ -14,7 +14,7 @@ from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 from encryption.models import Compliance, DiskPolicy, StoragePolicy, VmSecurity
 from encryption.services.options import APPLY
 from inventory import events
-from inventory.authorize import VIEW, Actor, authorize
+from inventory.authorize import VIEW, Actor, authorize, visible
 from inventory.errors import Conflict, Invalid, NotFound, Refused
 from inventory.models import LIVE_STATUSES, Job, VirtualMachine
 from inventory.services.listings import FIRST, Listing, Paging, listed
@@ -69,7 +69,7 @@ def vms_of_policy(
 ) -> tuple[Listing[VirtualMachine], list[VmUse]]:
     """A page of the VMs that have the policy in any part, by name, with what each has it for. Four queries."""
     authorize(actor, VIEW)
-    rows = with_policy(policy_id).select_related("host", "compliance", "security")
+    rows = visible(with_policy(policy_id), actor).select_related("host", "compliance", "security")
     page = listed(rows, paging)
     disks: dict[UUID, list[str]] = {}
     wanted = DiskPolicy.objects.filter(policy=policy_id, virtual_machine__in=[vm.pk for vm in page.items])

@@ -40,8 +40,8 @@ class Vtpm:
 
 def vtpm_of(*, vm_id: UUID, actor: Actor) -> Vtpm:
     """Of a VM without one, too. Raises NotFound."""
-    authorize(actor, VIEW)
     vm = vm_of(vm_id)
+    authorize(actor, VIEW, vm)
     seen = Compliance.objects.filter(virtual_machine=vm).first()
     evidence = next((one["evidence"] for one in seen.observations if one["part"] == VTPM), "") if seen else ""
     return Vtpm(

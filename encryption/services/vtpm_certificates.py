@@ -77,8 +77,9 @@ def download(*, vm_id: UUID, nv_index: int, what: str, actor: Actor) -> Download
 
     Raises NotFound (`vtpm_certificate_not_found`).
     """
-    authorize(actor, VIEW)
-    row = _row(vm_of(vm_id), nv_index)
+    vm = vm_of(vm_id)
+    authorize(actor, VIEW, vm)
+    row = _row(vm, nv_index)
     stem = f"{row.virtual_machine.name}-ek-{row.kind.lower().replace(' ', '-')}"
     if what == "key.pem":
         return Download(endorsement.public_key_pem(bytes(row.public_key)), "application/x-pem-file", f"{stem}-key.pem")

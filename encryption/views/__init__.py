@@ -1,5 +1,6 @@
 """Pages of encryption, and where they plug into inventory's."""
 
+from encryption.services.key_providers import READ
 from encryption.views import (
     compliance,
     key_providers,
@@ -16,12 +17,13 @@ from encryption.views import (
     vm_unlock,
     vm_vtpm,
 )
+from inventory.authorize import VIEW_ALL
 from inventory.models import TargetKind
 from inventory.views import extensions
 
-extensions.add_navigation(extensions.Entry("Key Providers", "encryption:kms", "key"))
+extensions.add_navigation(extensions.Entry("Key Providers", "encryption:kms", "key", READ))
 extensions.add_navigation(extensions.Entry("Policies", "encryption:policies", "shield-check"))
-extensions.add_navigation(extensions.Entry("Exports", "encryption:bundles", "export"))
+extensions.add_navigation(extensions.Entry("Exports", "encryption:bundles", "export", VIEW_ALL))
 extensions.add_target(TargetKind.KMS_CLUSTER, "encryption:kms-cluster")
 extensions.add_section(
     TargetKind.VIRTUAL_MACHINE, extensions.Section("Security", "VM Options", "encryption:vm-options")

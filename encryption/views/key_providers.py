@@ -47,6 +47,7 @@ def detail(request: HttpRequest, cluster_id: UUID) -> HttpResponse:
         "previous": keys.number - 1,
         "next": keys.number + 1 if keys.number < keys.pages else 0,
         "may_manage": may(request.user, services.MANAGE),
+        "may_manage_keys": may(request.user, key_services.MANAGE),
     }
     return render(request, "encryption/kms_detail.html", context)
 

@@ -10,7 +10,8 @@ from django.views.decorators.http import require_safe
 
 from encryption import forms
 from encryption.services import keys as services
-from encryption.services.key_providers import MANAGE, cluster
+from encryption.services.key_providers import cluster
+from encryption.services.keys import MANAGE
 from encryption.views.kms_dialogs import act, form, page_of
 from inventory.authorize import authorize, may
 

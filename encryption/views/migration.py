@@ -27,7 +27,8 @@ def actions(target: Model, actor: Actor) -> Sequence[Action]:
     if not isinstance(target, VirtualMachine):
         return []
     why_not = "" if target.is_present else "its host does not list it"
-    return [Action("Migrate…", reverse("encryption:vm-migrate", args=[target.pk]), "deploy", "Move", why_not=why_not)]
+    url = reverse("encryption:vm-migrate", args=[target.pk])
+    return [Action("Migrate…", url, "deploy", "Move", why_not=why_not, action=migration.ACTION)]
 
 
 def migrate(request: HttpRequest, vm_id: UUID) -> HttpResponse:

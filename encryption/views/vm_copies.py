@@ -35,14 +35,21 @@ def vm_actions(target: Model, actor: Actor) -> Sequence[Action]:
     except Conflict as exc:
         why_not = exc.message
     return [
-        Action("Clone…", reverse("encryption:vm-clone", args=[target.pk]), "clone", "Copy", why_not=why_not),
-        Action("Export…", reverse("encryption:vm-export", args=[target.pk]), "export", "Copy", why_not=why_not),
-    ]
+        Action(
+            "Clone…", reverse("encryption:vm-clone", args=[target.pk]), "clone", "Copy", why_not=why_not,
+            action=clone_service.ACTION,
+        ),
+        Action(
+            "Export…", reverse("encryption:vm-export", args=[target.pk]), "export", "Copy", why_not=why_not,
+            action=export_service.ACTION,
+        ),
+    ]  # fmt: skip
 
 
 def host_actions(target: Model, actor: Actor) -> Sequence[Action]:
     why_not = "" if isinstance(target, Host) and target.state == Host.State.CONNECTED else "it is not connected"
-    return [Action("Import VM…", reverse("encryption:import-vm", args=[target.pk]), "import", "New", why_not=why_not)]
+    url = reverse("encryption:import-vm", args=[target.pk])
+    return [Action("Import VM…", url, "import", "New", why_not=why_not, action=import_service.ACTION)]
 
 
 def clone(request: HttpRequest, vm_id: UUID) -> HttpResponse:

@@ -20,7 +20,8 @@ from inventory.views.extensions import Action
 
 
 def actions(target: Model, actor: Actor) -> Sequence[Action]:
-    return [Action("Hard Disks…", reverse("encryption:vm-disks", args=[target.pk]), "hard-disk", "Edit", is_page=True)]
+    url = reverse("encryption:vm-disks", args=[target.pk])
+    return [Action("Hard Disks…", url, "hard-disk", "Edit", is_page=True, action=services.ADD.name)]
 
 
 @require_safe

@@ -68,7 +68,7 @@ def _panel(request: HttpRequest, found: VmOptions, form: VmOptionsForm) -> dict[
     context = pages.context(vm, request.user, tab="configure", section="encryption:vm-options")
     return (
         context
-        | {"found": found, "form": form, "may_apply": may(request.user, options.ENCRYPT, vm)}
+        | {"found": found, "form": form, "may_apply": may(request.user, options.CONFIGURE, vm)}
         | {"may_unlock": may(request.user, unlock.ACTION, vm), "may_check": may(request.user, compliance.ACTION, vm)}
         | _plan(request, found, form)
     )

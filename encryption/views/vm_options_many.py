@@ -8,7 +8,7 @@ from django.views.decorators.http import require_http_methods
 
 from encryption.forms import ManyOptionsForm
 from encryption.services import options, options_many
-from inventory.authorize import may
+from inventory.authorize import may_somewhere
 from inventory.errors import Invalid
 
 
@@ -21,7 +21,7 @@ def show(request: HttpRequest) -> HttpResponse:
     valid = form.is_valid()
     wish = form.wish() if valid else options_many.ManyWish()
     context = {"form": form, "plans": options_many.plan_many(vm_ids=vm_ids, wish=wish, actor=request.user)}
-    context["may_apply"] = may(request.user, options.ENCRYPT)
+    context["may_apply"] = may_somewhere(request.user, options.CONFIGURE)
     if valid and "preview" not in request.POST:
         approved = {vm_id: request.POST.get(f"digest-{vm_id}", "")[:64] for vm_id in vm_ids}
         context["results"] = options_many.apply_many(vm_ids=vm_ids, wish=wish, approved=approved, actor=request.user)

@@ -34,7 +34,8 @@ def actions(target: Model, actor: Actor) -> Sequence[Action]:
     if security is None:
         return []
     why_not = "" if security.locked_at else "it is not locked"
-    return [Action("Unlock…", reverse("encryption:vm-unlock", args=[target.pk]), "unlock", "Security", why_not=why_not)]
+    url = reverse("encryption:vm-unlock", args=[target.pk])
+    return [Action("Unlock…", url, "unlock", "Security", why_not=why_not, action=unlock.ACTION)]
 
 
 def unlock_vm(request: HttpRequest, vm_id: UUID) -> HttpResponse:

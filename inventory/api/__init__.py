@@ -2,10 +2,11 @@
 
 from ninja import Router
 
-from inventory.api import activity, hardware, places, virtual_machines
+from inventory.api import activity, hardware, places, roles, virtual_machines
 
 router = Router()
 router.add_router("", places.router)
 router.add_router("", virtual_machines.router)
 router.add_router("", hardware.router)
 router.add_router("", activity.router)
+router.add_router("", roles.router)

@@ -3,8 +3,8 @@
 from typing import Final
 from uuid import UUID
 
-from inventory import jobs
-from inventory.authorize import VIEW, Actor, authorize
+from inventory import events, jobs
+from inventory.authorize import VIEW, Actor, authorize, visible_targets
 from inventory.errors import NotFound
 from inventory.models import LIVE_STATUSES, Event, Job, JobStatus, Severity, TargetKind
 from inventory.services.listings import FIRST, Listing, Paging, listed
@@ -24,7 +24,7 @@ def job_list(
 ) -> Listing[Job]:
     """The newest first; without their parameters and checkpoints, which are the worker's own."""
     authorize(actor, VIEW)
-    rows = Job.objects.defer("params", "checkpoint")
+    rows = visible_targets(Job.objects.defer("params", "checkpoint"), actor)
     if status is not None:
         rows = rows.filter(status=status)
     if is_live is not None:
@@ -40,7 +40,7 @@ def job_list(
 
 def job(*, job_id: UUID, actor: Actor) -> Job:
     authorize(actor, VIEW)
-    found = Job.objects.defer("params", "checkpoint").filter(pk=job_id).first()
+    found = visible_targets(Job.objects.defer("params", "checkpoint"), actor).filter(pk=job_id).first()
     if found is None:
         raise NotFound(
             "job_not_found", f"there is no job {job_id}", hint="jobs are kept for 90 days, their events for good"
@@ -50,7 +50,8 @@ def job(*, job_id: UUID, actor: Actor) -> Job:
 
 def cancel_job(*, job_id: UUID, actor: Actor) -> Job:
     """A waiting job ends at once, a running one at its next safe point. Raises NotFound, Conflict `job_ended`."""
-    authorize(actor, CANCEL)
+    found = job(job_id=job_id, actor=actor)
+    authorize(actor, CANCEL, events.target_of(found.target_kind, found.target_id))
     return jobs.request_cancel(job_id, actor=actor)
 
 
@@ -66,7 +67,7 @@ def event_list(
 ) -> Listing[Event]:
     """The newest first. `after`: only events with a greater id, for callers that follow the history."""
     authorize(actor, VIEW)
-    rows = Event.objects.all()
+    rows = visible_targets(Event.objects.all(), actor)
     if after is not None:
         rows = rows.filter(id__gt=after)
     if kind:
@@ -82,7 +83,7 @@ def event_list(
 
 def event(*, event_id: int, actor: Actor) -> Event:
     authorize(actor, VIEW)
-    found = Event.objects.filter(pk=event_id).first()
+    found = visible_targets(Event.objects.all(), actor).filter(pk=event_id).first()
     if found is None:
         raise NotFound("event_not_found", f"there is no event {event_id}")
     return found

@@ -5,7 +5,7 @@ from uuid import UUID
 from django.db.models import F
 
 from inventory.alarms import ACKNOWLEDGE, acknowledge_alarm
-from inventory.authorize import VIEW, Actor, authorize
+from inventory.authorize import VIEW, Actor, authorize, may, visible_targets
 from inventory.errors import NotFound
 from inventory.models import Alarm, Severity, TargetKind
 from inventory.services.listings import FIRST, Listing, Paging, listed
@@ -25,7 +25,7 @@ def alarm_list(
 ) -> Listing[Alarm]:
     """Live ones first, then the newest first. Two queries."""
     authorize(actor, VIEW)
-    rows = Alarm.objects.all()
+    rows = visible_targets(Alarm.objects.all(), actor)
     if is_live is not None:
         rows = rows.filter(cleared_at__isnull=is_live)
     if kind:
@@ -41,7 +41,7 @@ def alarm_list(
 
 def alarm(*, alarm_id: UUID, actor: Actor) -> Alarm:
     authorize(actor, VIEW)
-    found = Alarm.objects.filter(pk=alarm_id).first()
+    found = visible_targets(Alarm.objects.all(), actor).filter(pk=alarm_id).first()
     if found is None:
         raise NotFound(
             "alarm_not_found", f"there is no alarm {alarm_id}", hint="alarms are kept for 90 days after their end"
@@ -49,6 +49,8 @@ def alarm(*, alarm_id: UUID, actor: Actor) -> Alarm:
     return found
 
 
-def unseen_count() -> int:
-    """Live alarms that nobody has acknowledged; one indexed query."""
-    return Alarm.objects.filter(cleared_at=None, acknowledged_at=None).count()
+def unseen_count(*, actor: Actor) -> int:
+    """Live alarms that nobody has acknowledged, of those that the actor may see; one indexed query."""
+    if not may(actor, VIEW):
+        return 0
+    return visible_targets(Alarm.objects.filter(cleared_at=None, acknowledged_at=None), actor).count()

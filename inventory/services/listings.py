@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 from uuid import UUID
 
-from django.db.models import Count, Model, QuerySet
+from django.db.models import Count, Model, Q, QuerySet
 
-from inventory.authorize import VIEW, Actor, authorize
+from inventory.authorize import VIEW, VIEW_ALL, Actor, authorize, may, visible
 from inventory.errors import Invalid, NotFound
 from inventory.models import Cluster, Datacenter, Datastore, Host, VirtualMachine
 from inventory.services.search import MOST_PAGE_SIZE, PAGE_SIZE, is_encrypted, with_encryption
@@ -50,24 +50,27 @@ def listed(rows: QuerySet[Row], paging: Paging) -> Listing[Row]:
 def datacenters(*, actor: Actor, paging: Paging = FIRST) -> Listing[Datacenter]:
     """By name, with `cluster_count` and `host_count`."""
     authorize(actor, VIEW)
-    return listed(_datacenters(), paging)
+    return listed(_datacenters(actor), paging)
 
 
 def datacenter(*, datacenter_id: UUID, actor: Actor) -> Datacenter:
-    authorize(actor, VIEW)
-    return _found(_datacenters().filter(pk=datacenter_id).first(), "datacenter", "data center", datacenter_id)
+    found = _datacenters(actor).filter(pk=datacenter_id).first()
+    found = _found(found, "datacenter", "data center", datacenter_id)
+    authorize(actor, VIEW, found)
+    return found
 
 
 def clusters(*, actor: Actor, datacenter_id: UUID | None = None, paging: Paging = FIRST) -> Listing[Cluster]:
     """By name, with `host_count`."""
     authorize(actor, VIEW)
-    rows = _clusters()
+    rows = visible(_clusters(), actor)
     return listed(rows if datacenter_id is None else rows.filter(datacenter=datacenter_id), paging)
 
 
 def cluster(*, cluster_id: UUID, actor: Actor) -> Cluster:
-    authorize(actor, VIEW)
-    return _found(_clusters().filter(pk=cluster_id).first(), "cluster", "cluster", cluster_id)
+    found = _found(_clusters().filter(pk=cluster_id).first(), "cluster", "cluster", cluster_id)
+    authorize(actor, VIEW, found)
+    return found
 
 
 def hosts(
@@ -80,7 +83,7 @@ def hosts(
 ) -> Listing[Host]:
     """By name, with the places above."""
     authorize(actor, VIEW)
-    rows = Host.objects.select_related("cluster__datacenter")
+    rows = visible(Host.objects.select_related("cluster__datacenter"), actor)
     if datacenter_id is not None:
         rows = rows.filter(cluster__datacenter=datacenter_id)
     if cluster_id is not None:
@@ -99,14 +102,15 @@ def host(*, host_id: UUID, actor: Actor) -> Host:
 def datastores(*, actor: Actor, host_id: UUID | None = None, paging: Paging = FIRST) -> Listing[Datastore]:
     """By name, with the host."""
     authorize(actor, VIEW)
-    rows = Datastore.objects.select_related("host").order_by("name", "id")
+    rows = visible(Datastore.objects.select_related("host").order_by("name", "id"), actor)
     return listed(rows if host_id is None else rows.filter(host=host_id), paging)
 
 
 def datastore(*, datastore_id: UUID, actor: Actor) -> Datastore:
-    authorize(actor, VIEW)
-    rows = Datastore.objects.select_related("host")
-    return _found(rows.filter(pk=datastore_id).first(), "datastore", "datastore", datastore_id)
+    rows = Datastore.objects.select_related("host__cluster")
+    found = _found(rows.filter(pk=datastore_id).first(), "datastore", "datastore", datastore_id)
+    authorize(actor, VIEW, found)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +130,16 @@ def virtual_machine(*, vm_id: UUID, actor: Actor) -> VmDetails:
     return VmDetails(found, is_encrypted(found))
 
 
-def _datacenters() -> QuerySet[Datacenter]:
-    """Ordered by name in so many words: a query that groups leaves the model's own ordering out."""
-    return Datacenter.objects.annotate(
-        cluster_count=Count("clusters", distinct=True), host_count=Count("clusters__hosts", distinct=True)
-    ).order_by("name")
+def _datacenters(actor: Actor) -> QuerySet[Datacenter]:
+    """Ordered by name in so many words: a query that groups leaves the model's own ordering out.
+
+    What the actor may not see is not counted.
+    """
+    seen = None if may(actor, VIEW_ALL) else Q(clusters__in=visible(Cluster.objects.all(), actor).values("pk"))
+    return visible(Datacenter.objects.all(), actor).annotate(
+        cluster_count=Count("clusters", distinct=True, filter=seen),
+        host_count=Count("clusters__hosts", distinct=True, filter=seen),
+    ).order_by("name")  # fmt: skip
 
 
 def _clusters() -> QuerySet[Cluster]:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
-from inventory.authorize import VIEW, Actor, authorize
+from inventory.authorize import VIEW, Actor, authorize, visible
 from inventory.errors import Invalid
 from inventory.models import (
     Cluster,
@@ -91,7 +91,7 @@ def virtual_machines(
         raise Invalid("sort_unknown", f"cannot sort by {sort[:40]}", hint="use one of " + ", ".join(SORTS))
     if not 1 <= page_size <= MOST_PAGE_SIZE:
         raise Invalid("page_size_invalid", f"a page has 1 to {MOST_PAGE_SIZE} lines")
-    rows = _filtered(wanted)
+    rows = visible(_filtered(wanted), actor)
     total = rows.count()
     pages = max(1, -(-total // page_size))
     number = min(max(1, page), pages)
@@ -115,9 +115,11 @@ def search(*, actor: Actor, text: str, limit: int = EACH_KIND) -> tuple[Hit, ...
     named = Q(name__icontains=text)
     uuid = _uuid(text)
     vms = VirtualMachine.objects.filter(named if uuid is None else named | Q(uuid=uuid) | Q(pk=uuid))
+    vms = visible(vms, actor)
     hosts = Host.objects.filter(named | Q(hostname__icontains=text) if uuid is None else named | Q(host_uuid=uuid))
-    clusters = Cluster.objects.filter(named)
-    datastores = Datastore.objects.filter(named)
+    hosts = visible(hosts, actor)
+    clusters = visible(Cluster.objects.filter(named), actor)
+    datastores = visible(Datastore.objects.filter(named), actor)
     hits = [
         Hit(TargetKind.VIRTUAL_MACHINE, pk, name, host)
         for pk, name, host in vms.values_list("pk", "name", "host__name")[:limit]
@@ -134,7 +136,7 @@ def search(*, actor: Actor, text: str, limit: int = EACH_KIND) -> tuple[Hit, ...
         Hit(TargetKind.DATASTORE, pk, name, host)
         for pk, name, host in datastores.values_list("pk", "name", "host__name")[:limit]
     ]
-    datacenters = Datacenter.objects.filter(named).values_list("pk", "name")[:limit]
+    datacenters = visible(Datacenter.objects.filter(named), actor).values_list("pk", "name")[:limit]
     hits += [Hit(TargetKind.DATACENTER, pk, name, "") for pk, name in datacenters]
     return tuple(hits)
 

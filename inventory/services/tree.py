@@ -8,7 +8,7 @@ from uuid import UUID
 
 from django.db.models import Exists, OuterRef, QuerySet
 
-from inventory.authorize import VIEW, Actor, authorize
+from inventory.authorize import VIEW, Actor, authorize, visible
 from inventory.models import (
     Alarm,
     Cluster,
@@ -60,9 +60,10 @@ def roots(*, actor: Actor) -> Children:
     """The data centers. One query, and a count where there are more than 200."""
     authorize(actor, VIEW)
     below = Cluster.objects.filter(datacenter=OuterRef("pk"))
-    rows = Datacenter.objects.annotate(has_children=Exists(below)).values_list("pk", "name", "has_children")
+    seen = visible(Datacenter.objects.all(), actor)
+    rows = seen.annotate(has_children=Exists(below)).values_list("pk", "name", "has_children")
     nodes = [Node(TargetKind.DATACENTER, pk, name, "building", has) for pk, name, has in rows[:LIMIT]]
-    return Children(nodes, _total(nodes, LIMIT, Datacenter.objects.all()))
+    return Children(nodes, _total(nodes, LIMIT, seen))
 
 
 def children(*, view: View, kind: TargetKind, target_id: UUID, actor: Actor, limit: int = LIMIT) -> Children:
@@ -73,15 +74,15 @@ def children(*, view: View, kind: TargetKind, target_id: UUID, actor: Actor, lim
     authorize(actor, VIEW)
     limit = max(1, min(limit, MOST))
     if kind == TargetKind.DATACENTER and view == View.VMS:
-        return _vms(VirtualMachine.objects.filter(host__cluster__datacenter=target_id), limit)
+        return _vms(visible(VirtualMachine.objects.filter(host__cluster__datacenter=target_id), actor), limit)
     if kind == TargetKind.DATACENTER:
-        return _clusters(target_id, limit)
+        return _clusters(visible(Cluster.objects.filter(datacenter=target_id), actor), limit)
     if kind == TargetKind.CLUSTER and view != View.VMS:
-        return _hosts(view, target_id, limit)
+        return _hosts(view, visible(Host.objects.filter(cluster=target_id), actor), limit)
     if kind == TargetKind.HOST and view == View.HOSTS:
-        return _vms(VirtualMachine.objects.filter(host=target_id), limit)
+        return _vms(visible(VirtualMachine.objects.filter(host=target_id), actor), limit)
     if kind == TargetKind.HOST and view == View.STORAGE:
-        return _datastores(target_id, limit)
+        return _datastores(visible(Datastore.objects.filter(host=target_id), actor), limit)
     return Children((), 0)
 
 
@@ -112,8 +113,7 @@ def host_node(host: Host, has_children: bool, has_error: bool) -> Node:
     )
 
 
-def _clusters(datacenter_id: UUID, limit: int) -> Children:
-    rows = Cluster.objects.filter(datacenter=datacenter_id)
+def _clusters(rows: QuerySet[Cluster], limit: int) -> Children:
     listed = rows.annotate(has_children=Exists(Host.objects.filter(cluster=OuterRef("pk"))))
     nodes = [
         Node(TargetKind.CLUSTER, pk, name, "cluster", has)
@@ -122,13 +122,12 @@ def _clusters(datacenter_id: UUID, limit: int) -> Children:
     return Children(nodes, _total(nodes, limit, rows))
 
 
-def _hosts(view: View, cluster_id: UUID, limit: int) -> Children:
+def _hosts(view: View, rows: QuerySet[Host], limit: int) -> Children:
     below = Exists(
         Datastore.objects.filter(host=OuterRef("pk"))
         if view == View.STORAGE
         else VirtualMachine.objects.filter(host=OuterRef("pk"))
     )
-    rows = Host.objects.filter(cluster=cluster_id)
     alarms = Alarm.objects.filter(
         target_kind=TargetKind.HOST, target_id=OuterRef("pk"), cleared_at=None, severity=Severity.ERROR
     )
@@ -137,8 +136,7 @@ def _hosts(view: View, cluster_id: UUID, limit: int) -> Children:
     return Children(nodes, _total(nodes, limit, rows))
 
 
-def _datastores(host_id: UUID, limit: int) -> Children:
-    rows = Datastore.objects.filter(host=host_id)
+def _datastores(rows: QuerySet[Datastore], limit: int) -> Children:
     nodes = [
         Node(
             TargetKind.DATASTORE, row.pk, row.name, "storage", False,

@@ -3,11 +3,12 @@
 from typing import Any, Final
 
 from django import template
+from django.db.models import Model
 from django.templatetags.static import static
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from inventory import jobs
+from inventory import authorize, jobs
 from inventory.models import Alarm, Event, Job, JobStatus, Severity, TargetKind
 from inventory.views import extensions, tree
 from inventory.views.pages import ICONS, Step
@@ -61,6 +62,18 @@ def severity(event: Event | Alarm) -> SafeString:
 def _both(event: Event | Alarm) -> tuple[str, str, str]:
     icon_name, style = _SEVERITY_STYLES[event.severity]
     return icon_name, event.get_severity_display(), style
+
+
+@register.simple_tag(takes_context=True)
+def may(context: dict[str, Any], action: str, target: Model | None = None) -> bool:
+    """Whether the user of the page has the right on the object; without one, at the root."""
+    return authorize.may(context["request"].user, action, target)
+
+
+@register.simple_tag(takes_context=True)
+def may_somewhere(context: dict[str, Any], action: str) -> bool:
+    """Whether the user of the page has the right on any object."""
+    return authorize.may_somewhere(context["request"].user, action)
 
 
 @register.filter

@@ -9,7 +9,7 @@ from django.shortcuts import redirect, render
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST, require_safe
 
-from inventory.authorize import may
+from inventory.authorize import may_somewhere
 from inventory.services import alarms
 from inventory.services.listings import Paging
 
@@ -30,7 +30,7 @@ def index(request: HttpRequest) -> HttpResponse:
         "page": Paginator(range(found.total), PAGE_SIZE).page(found.number),
         "query": urlencode({"show": show}),
         "show": show,
-        "may_acknowledge": may(request.user, alarms.ACKNOWLEDGE),
+        "may_acknowledge": may_somewhere(request.user, alarms.ACKNOWLEDGE),
     }
     return render(request, "inventory/alarms.html", context)
 

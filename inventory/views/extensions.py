@@ -21,7 +21,7 @@ from uuid import UUID
 from django.db.models import Model, QuerySet
 from django.urls import reverse
 
-from inventory.authorize import Actor
+from inventory.authorize import VIEW, Actor, may
 from inventory.models import TargetKind, VirtualMachine
 
 
@@ -32,6 +32,7 @@ class Entry:
     label: str
     url_name: str
     icon: str
+    action: str = VIEW  # the right without which it is absent
 
     @property
     def url(self) -> str:
@@ -52,7 +53,8 @@ class Action:
     """An entry of the Actions menu. `url` shows a dialog's form (GET); with `is_direct` a click posts to it at once,
     with `is_page` it is a page to go to.
 
-    `why_not` says why it cannot be used now; the entry is then shown but does nothing.
+    `action` is the right that its service asks for: without it the entry is absent. `why_not` says why it cannot be
+    used now; the entry is then shown but does nothing.
     """
 
     label: str
@@ -62,6 +64,7 @@ class Action:
     is_direct: bool = False
     why_not: str = ""
     is_page: bool = False
+    action: str = VIEW
 
 
 Badge = tuple[str, str, str]  # label class, icon, word
@@ -73,6 +76,8 @@ Counts = Callable[[QuerySet[VirtualMachine]], Sequence[Count]]
 
 _navigation: list[Entry] = [Entry("Inventory", "inventory:root", "tree-view")]
 _sections: dict[TargetKind, list[Section]] = defaultdict(list)
+_sections[TargetKind.DATACENTER].append(Section("Settings", "Permissions", "inventory:datacenter-permissions"))
+_sections[TargetKind.CLUSTER].append(Section("Settings", "Permissions", "inventory:cluster-permissions"))
 _monitor_sections: dict[TargetKind, list[Section]] = defaultdict(list)
 _actions: dict[TargetKind, list[Actions]] = defaultdict(list)
 _badges: dict[TargetKind, list[Badges]] = defaultdict(list)
@@ -117,8 +122,8 @@ def add_list_action(kind: TargetKind, entry: Entry) -> None:
     _list_actions[kind].append(entry)
 
 
-def list_actions(kind: TargetKind) -> Sequence[Entry]:
-    return tuple(_list_actions[kind])
+def list_actions(kind: TargetKind, actor: Actor) -> Sequence[Entry]:
+    return tuple(entry for entry in _list_actions[kind] if may(actor, entry.action))
 
 
 def add_card(kind: TargetKind, url_name: str, *, is_last: bool = False) -> None:
@@ -130,8 +135,8 @@ def add_target(kind: TargetKind, url_name: str) -> None:
     _targets[kind] = url_name
 
 
-def navigation() -> Sequence[Entry]:
-    return tuple(_navigation)
+def navigation(actor: Actor) -> Sequence[Entry]:
+    return tuple(entry for entry in _navigation if may(actor, entry.action))
 
 
 def sections(kind: TargetKind) -> Sequence[Section]:

@@ -8,6 +8,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
+from inventory.authorize import visible
 from inventory.forms import VmFilterForm
 from inventory.models import Firmware, Host, PowerState, TargetKind
 from inventory.services import search
@@ -38,7 +39,7 @@ def vms(request: HttpRequest, kind: str, target_id: UUID) -> HttpResponse:
     badges = extensions.list_badges(TargetKind.VIRTUAL_MACHINE, [row.vm.pk for row in found.items])
     rows = [(row, badges.get(row.vm.pk, ())) for row in found.items]
     context |= {"form": form, "rows": rows, "page": page, "sort": sort, "filters": filters}
-    context["list_actions"] = extensions.list_actions(TargetKind.VIRTUAL_MACHINE)
+    context["list_actions"] = extensions.list_actions(TargetKind.VIRTUAL_MACHINE, request.user)
     return render(request, "inventory/object_vms.html", context)
 
 
@@ -63,7 +64,7 @@ def _number(request: HttpRequest) -> int:
 def hosts(request: HttpRequest, kind: str, target_id: UUID) -> HttpResponse:
     target = pages.load(kind, target_id, request.user)
     above = "cluster" if kind == "cluster" else "cluster__datacenter"
-    rows = Host.objects.filter(**{above: target.pk}).select_related("cluster")
+    rows = visible(Host.objects.filter(**{above: target.pk}), request.user).select_related("cluster")
     page = Paginator(rows, PAGE_SIZE).get_page(request.GET.get("page", "1"))
     badges = extensions.list_badges(TargetKind.HOST, [row.pk for row in page])
     context = pages.context(target, request.user, tab="hosts") | {

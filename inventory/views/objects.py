@@ -8,8 +8,9 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from inventory.authorize import may
+from inventory.authorize import VIEW, may, visible
 from inventory.models import Cluster, Datacenter, Datastore, Host, PowerState, TargetKind, VirtualMachine
+from inventory.services import listings
 from inventory.services.alarms import ACKNOWLEDGE
 from inventory.views import activity, extensions, pages
 
@@ -22,14 +23,13 @@ _ABOVE_VM: Final = {
 
 @require_safe
 def root(request: HttpRequest) -> HttpResponse:
-    """All data centers, with what is in them."""
-    datacenters = Datacenter.objects.annotate(
-        cluster_count=Count("clusters", distinct=True), host_count=Count("clusters__hosts", distinct=True)
-    ).order_by("name")  # Django drops a model's own order where it groups
+    """All data centers, with what is in them; for somebody without any role, how to get one."""
+    if not may(request.user, VIEW):
+        return render(request, "inventory/root_summary.html", {"node": "", "has_no_role": True})
     context = {
-        "datacenters": datacenters.order_by("name")[:200],
+        "datacenters": listings.datacenters(actor=request.user, paging=listings.Paging(1, 200)).items,
         "node": "",
-        "totals": _totals(VirtualMachine.objects.all()),
+        "totals": _totals(visible(VirtualMachine.objects.all(), request.user)),
     }
     return render(request, "inventory/root_summary.html", context)
 
@@ -85,7 +85,7 @@ def monitor(request: HttpRequest, kind: str, target_id: UUID) -> HttpResponse:
     rows = activity.LISTS[show](TargetKind(kind), target_id, request.GET.get("page", "1"))
     context = pages.context(target, request.user, tab="monitor") | {"show": show, "rows": rows}
     if show == "alarms":
-        context["may_acknowledge"] = may(request.user, ACKNOWLEDGE)
+        context["may_acknowledge"] = may(request.user, ACKNOWLEDGE, target)
     return render(request, "inventory/object_monitor.html", context)
 
 

@@ -26,30 +26,39 @@ class _Verb:
     label: str
     service: _PowerService
     consequence: str
+    action: str
     is_destructive: bool = False
 
 
-_VERBS: Final = {
-    "on": _Verb("Power on", power.power_on, "The virtual machine starts on its host."),
+VERBS: Final = {
+    "on": _Verb("Power on", power.power_on, "The virtual machine starts on its host.", power.POWER_ON.name),
     "shut-down": _Verb(
         "Shut down guest",
         power.shut_down,
         "The guest's operating system is asked to shut down. It may take its time, or refuse.",
+        power.SHUT_DOWN.name,
     ),
     "off": _Verb(
         "Power off",
         power.power_off,
         "The virtual machine stops at once, as if its cable were pulled. What the guest has not written is lost.",
+        power.POWER_OFF.name,
         is_destructive=True,
     ),
-    "reboot": _Verb("Reboot", power.reboot, "The guest's operating system is asked to restart.", is_destructive=True),
+    "reboot": _Verb(
+        "Reboot",
+        power.reboot,
+        "The guest's operating system is asked to restart.",
+        power.REBOOT.name,
+        is_destructive=True,
+    ),
 }
-VERBS: Final = tuple(_VERBS)
 
 
 def change_power(request: HttpRequest, vm_id: UUID, verb: str) -> HttpResponse:
     vm = pages.load_vm(vm_id, request.user)
-    chosen = _VERBS[verb]
+    chosen = VERBS[verb]
+    authorize(request.user, chosen.action, vm)
     back = reverse("inventory:summary", args=[TargetKind.VIRTUAL_MACHINE, vm_id])
 
     def submit(data: dict[str, Any]) -> str:

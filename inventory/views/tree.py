@@ -12,7 +12,7 @@ from django.template.loader import render_to_string
 from django.urls import reverse
 from django.views.decorators.http import require_safe
 
-from inventory.authorize import Actor
+from inventory.authorize import VIEW, Actor, may
 from inventory.models import TargetKind
 from inventory.services import tree as reads
 from inventory.views import extensions
@@ -66,7 +66,8 @@ def whole(request: HttpRequest) -> HttpResponse:
 
 def whole_context(actor: Actor, view: str, wanted: Collection[str]) -> dict[str, Any]:
     left = list(dict.fromkeys(key for key in wanted if key))[:MOST_OPEN]
-    branches = [_branch(actor, view, node, 1, set(left)) for node in reads.roots(actor=actor).nodes]
+    roots = reads.roots(actor=actor).nodes if may(actor, VIEW) else ()
+    branches = [_branch(actor, view, node, 1, set(left)) for node in roots]
     context: dict[str, Any] = {"view": view, "views": VIEWS, "branches": branches}
     drawn = render_to_string("inventory/_tree_branches.html", context)
     version = hashlib.sha256(f"{view}\n{drawn}".encode()).hexdigest()[:16]

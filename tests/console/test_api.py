@@ -214,6 +214,8 @@ def test_the_reference_page_holds_every_route_and_loads_nothing_from_elsewhere(a
 # counterpart for a reason that is given.
 ROUTES_OF_VIEWS = {
     "cancel-task": "cancel_job",
+    "add-role": "assign_role",
+    "remove-role": "remove_role",
     "acknowledge-alarm": "acknowledge_alarm",
     "revoke-api-token": "revoke_api_token",
     "add-api-token": "create_api_token",

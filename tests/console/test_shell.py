@@ -27,13 +27,6 @@ def admin(client: Client) -> Client:
 
 
 @pytest.fixture
-def looker() -> Client:
-    client = Client()
-    client.force_login(User.objects.create_user("charlie"))
-    return client
-
-
-@pytest.fixture
 def inventory() -> Sample:
     return sample.make()
 

@@ -29,13 +29,6 @@ def admin(client: Client) -> Client:
     return client
 
 
-@pytest.fixture
-def looker() -> Client:
-    client = Client()
-    client.force_login(User.objects.create_user("charlie"))
-    return client
-
-
 def pages(inventory: Sample) -> list[str]:
     found = [reverse("inventory:root")]
     for target, kind in (
