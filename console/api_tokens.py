@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from console.models import ApiToken
 from inventory import events
-from inventory.authorize import SYSTEM, VIEW, System, authorize
+from inventory.authorize import OWN, SYSTEM, System, authorize
 from inventory.errors import Conflict, Invalid, NotFound
 
 MARK: Final = "bartizan_"  # lets secret scanners recognise a token that has got into a repository
@@ -41,7 +41,7 @@ def create_token(*, user: User, name: str, days: int, actor: User | System, now:
 
     Raises Invalid (`name_invalid`, `days_invalid`), Conflict (`name_taken`, `too_many_tokens`), Refused.
     """
-    authorize(actor, VIEW if actor == user else "console.create_api_token", user)
+    authorize(actor, OWN if actor == user else "console.create_api_token", user)
     name = name.strip()
     if not name or len(name) > 80 or not name.isprintable():
         raise Invalid("name_invalid", "a name has 1 to 80 printable characters", hint="choose another name")
@@ -70,7 +70,7 @@ def create_token(*, user: User, name: str, days: int, actor: User | System, now:
 
 def tokens_of(*, actor: User) -> QuerySet[ApiToken]:
     """The actor's own tokens, the newest first. Nobody sees another's."""
-    authorize(actor, VIEW)
+    authorize(actor, OWN)
     return ApiToken.objects.filter(user=actor)
 
 

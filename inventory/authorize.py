@@ -18,7 +18,7 @@ from inventory.errors import Refused
 from inventory.models import Cluster, Datacenter, Datastore, Disk, Host, RoleAssignment, TargetKind, VirtualMachine
 
 __all__ = [
-    "RIGHTS", "ROLES", "SYSTEM", "VIEW", "VIEW_ALL", "Actor", "Held", "Privilege", "Role", "System", "authorize",
+    "OWN", "RIGHTS", "ROLES", "SYSTEM", "VIEW", "VIEW_ALL", "Actor", "Held", "Privilege", "Role", "System", "authorize",
     "held_by", "limit", "may", "may_somewhere", "visible", "visible_targets",
 ]  # fmt: skip
 
@@ -37,6 +37,8 @@ Row = TypeVar("Row", bound=Model)
 
 VIEW: Final = VIEW_ACTION
 """To look at the object; without one, to look at anything: the service then shows what is `visible`."""
+OWN: Final = "own_account"
+"""What everybody who can log in may do with what is theirs alone."""
 VIEW_ALL: Final = "view_all"
 """To look at what belongs to no place: at the root."""
 _NONE: Final[Privileges] = frozenset()
@@ -110,8 +112,10 @@ def _assigned(user: User) -> Held:
 def may(actor: Actor, action: str, target: Model | None = None) -> bool:
     """Whether `actor` holds the right; `action` is one of RIGHTS, any other is nobody's."""
     right, held = RIGHTS.get(action), held_by(actor)
-    if right is None:
-        return isinstance(actor, System)
+    if isinstance(actor, System):
+        return True
+    if right is None or not actor.is_active:
+        return False
     needed = right.needs | right.if_encrypted
     if needed <= held.root:
         return True
@@ -124,7 +128,7 @@ def may(actor: Actor, action: str, target: Model | None = None) -> bool:
 def may_somewhere(actor: Actor, action: str) -> bool:
     """Whether `actor` holds the right on any object at all: for controls that name no single one."""
     right = RIGHTS.get(action)
-    return right is not None and held_by(actor).anywhere(right.needs)
+    return right is not None and may(actor, OWN) and held_by(actor).anywhere(right.needs)
 
 
 def authorize(actor: Actor, action: str, target: Model | None = None) -> None:

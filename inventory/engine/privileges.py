@@ -107,6 +107,7 @@ def _right(*needs: Privilege, if_encrypted: Privilege | None = None) -> Right:
 VIEW_ACTION: Final = "view"
 # Every action that a service asks about. One that is not in here is nobody's.
 RIGHTS: Final[Mapping[str, Right]] = {
+    "own_account": _right(),
     VIEW_ACTION: _right(P.VIEW),
     "view_all": _right(P.VIEW),
     "inventory.acknowledge_alarm": _right(P.ALARM_ACKNOWLEDGE),
