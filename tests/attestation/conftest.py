@@ -4,10 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 from django.contrib.auth.models import User
+from django.test import Client
 
-from attestation.models import HostAttestation
+from attestation.models import HostAttestation, Verdict
 from attestation.services import enrolment, verifier_identity
 from inventory.models import Host
+from tests.api_client import Caller, caller
+from tests.attestation.pages import attest
 from tests.attestation.simulated import SimulatedAgent, simulated_agent
 
 
@@ -27,3 +30,27 @@ def enrolled(agent: SimulatedAgent, host: Host, alice: User, sent: list[tuple[st
         reason="fingerprint compared on the console",
     )
     return HostAttestation.objects.get(host=host)
+
+
+@pytest.fixture
+def admin(client: Client, alice: User) -> Client:
+    client.force_login(alice)
+    return client
+
+
+@pytest.fixture
+def looker(charlie: User) -> Client:
+    found = Client()
+    found.force_login(charlie)
+    return found
+
+
+@pytest.fixture
+def call(alice: User) -> Caller:
+    return caller(alice)
+
+
+@pytest.fixture
+def passed(enrolled: HostAttestation) -> Verdict:
+    """A verdict that passed, without reference values."""
+    return attest(enrolled.host)
