@@ -25,6 +25,7 @@ from inventory.api import router as inventory_router
 from inventory.api.frame import Failure, FieldProblem, Input, actor_of
 from inventory.authorize import may
 from inventory.errors import Refused, ServiceError
+from inventory.services import access
 from inventory.services.roles import ASSIGN
 
 VERSION: Final = "1"
@@ -100,6 +101,8 @@ def service_refused(request: HttpRequest, exc: ServiceError) -> HttpResponse:
 def unauthenticated(request: HttpRequest, exc: AuthenticationError) -> HttpResponse:
     """RFC 9110, 15.5.2: a 401 names the way in. RFC 6750, 3.1: `invalid_token` where one was given."""
     given = by_token(request)
+    if given:
+        access.record_token_refused()
     found = Failure(
         code="not_authenticated",
         message="the API token is not valid, has ended or was revoked" if given else "no API token was sent",

@@ -6,6 +6,7 @@ that names the variable.
 
 import os
 from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
 
@@ -46,6 +47,14 @@ def env_int(name: str, default: int, *, minimum: int, maximum: int) -> int:
 def env_list(name: str, default: Sequence[str]) -> list[str]:
     """Comma-separated texts, blanks around them dropped."""
     return [item for item in (part.strip() for part in env_str(name, ",".join(default)).split(",")) if item]
+
+
+def env_networks(name: str) -> list[IPv4Network | IPv6Network]:
+    """Comma-separated addresses and networks (192.0.2.1, 2001:db8::/64)."""
+    try:
+        return [ip_network(item) for item in env_list(name, [])]
+    except ValueError as exc:
+        raise SettingsError(f"{name} must hold addresses or networks: {exc}") from exc
 
 
 def env_path(name: str, default: Path | None = None) -> Path:

@@ -11,7 +11,11 @@ from django.shortcuts import resolve_url
 from typing_extensions import override
 
 from console.errors import API_PREFIX, error_page
+from console.source_address import of_request
+from inventory import events
+from inventory.authorize import noting_refusals
 from inventory.errors import ServiceError
+from inventory.services import access
 
 # Nothing from elsewhere, nothing inline. data: is for Clarity's fonts and carets, which stand in its style sheet.
 POLICY: Final = "; ".join(
@@ -40,6 +44,20 @@ class ContentSecurityPolicy:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         response = self.get_response(request)
         response.headers.setdefault("Content-Security-Policy", POLICY)
+        return response
+
+
+class Origin:
+    """What a request does is recorded with its address, and each right that it lacked is an event of its own: written
+    when the request has been answered, so that no transaction that was rolled back takes it along."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        with events.acting_from(of_request(request)), noting_refusals() as refusals:
+            response = self.get_response(request)
+            access.record_refusals(refusals, method=request.method or "", path=request.path_info)
         return response
 
 

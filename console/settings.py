@@ -7,7 +7,7 @@ from urllib.parse import quote
 import dj_database_url
 from celery.schedules import crontab
 
-from console.env import SettingsError, env_bool, env_int, env_list, env_path, env_secret, env_str
+from console.env import SettingsError, env_bool, env_int, env_list, env_networks, env_path, env_secret, env_str
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 STATE_DIR = env_path("BARTIZAN_STATE_DIR")
@@ -18,6 +18,8 @@ if len(SECRET_KEY) < 40:
 DEBUG = False
 ALLOWED_HOSTS = env_list("BARTIZAN_ALLOWED_HOSTS", ["127.0.0.1", "localhost", "[::1]"])
 HTTPS = env_bool("BARTIZAN_HTTPS", default=False)
+# Whose X-Forwarded-For is believed; see console/source_address.py.
+TRUSTED_PROXIES = env_networks("BARTIZAN_TRUSTED_PROXIES")
 
 INSTALLED_APPS = [
     "console",
@@ -36,6 +38,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "console.middleware.Origin",
     "console.middleware.ContentSecurityPolicy",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -213,7 +216,7 @@ AXES_COOLOFF_TIME = 0.25  # hours
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_RESET_ON_SUCCESS = True
 AXES_LOCKOUT_CALLABLE = "console.views.login_locked"
-AXES_IPWARE_META_PRECEDENCE_ORDER = ["REMOTE_ADDR"]
+AXES_CLIENT_IP_CALLABLE = "console.source_address.of_request"
 AXES_VERBOSE = False
 
 SESSION_COOKIE_AGE = 12 * 3600

@@ -5,7 +5,9 @@ on all that stands below it. What stands nowhere in the tree (key providers, pol
 right at the root. A superuser of Django is an administrator at the root.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 from uuid import UUID
@@ -18,8 +20,8 @@ from inventory.errors import Refused
 from inventory.models import Cluster, Datacenter, Datastore, Disk, Host, RoleAssignment, TargetKind, VirtualMachine
 
 __all__ = [
-    "OWN", "RIGHTS", "ROLES", "SYSTEM", "VIEW", "VIEW_ALL", "Actor", "Held", "Privilege", "Role", "System", "authorize",
-    "held_by", "limit", "may", "may_somewhere", "visible", "visible_targets",
+    "OWN", "RIGHTS", "ROLES", "SYSTEM", "VIEW", "VIEW_ALL", "Actor", "Held", "Privilege", "Refusal", "Role", "System", "authorize",
+    "held_by", "limit", "may", "may_somewhere", "noting_refusals", "visible", "visible_targets",
 ]  # fmt: skip
 
 
@@ -109,6 +111,29 @@ def _assigned(user: User) -> Held:
     return Held(root, datacenters, clusters)
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Who asked `authorize` for what in vain."""
+
+    actor: str
+    action: str
+    target: Model | None
+
+
+_NOTED: Final[ContextVar[list[Refusal] | None]] = ContextVar("refusals", default=None)
+
+
+@contextmanager
+def noting_refusals() -> Iterator[list[Refusal]]:
+    """Refusals within, whether or not somebody catches them: for the history (services/access.py)."""
+    found: list[Refusal] = []
+    token = _NOTED.set(found)
+    try:
+        yield found
+    finally:
+        _NOTED.reset(token)
+
+
 def may(actor: Actor, action: str, target: Model | None = None) -> bool:
     """Whether `actor` holds the right; `action` is one of RIGHTS, any other is nobody's."""
     right, held = RIGHTS.get(action), held_by(actor)
@@ -134,6 +159,9 @@ def may_somewhere(actor: Actor, action: str) -> bool:
 def authorize(actor: Actor, action: str, target: Model | None = None) -> None:
     """Refuses (`not_permitted`) where `may` says no. An object that the actor may not see is not named."""
     if not may(actor, action, target):
+        noted = _NOTED.get()
+        if noted is not None:
+            noted.append(Refusal(actor.username, action, target))
         what = "" if target is None else f" on {target}" if may(actor, VIEW, target) else " on this object"
         raise Refused(
             "not_permitted",

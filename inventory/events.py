@@ -40,6 +40,15 @@ def kind_of(target: Model) -> TargetKind:
     return _KINDS[type(target)]
 
 
+def about(target: Model | None) -> tuple[TargetKind, UUID | None, str]:
+    """Kind, id and name of what an event is about, for `record_about`; the console's where the object's own kind is not
+    one that events know."""
+    kind = _KINDS.get(type(target)) if target is not None else None
+    if target is None or kind is None:
+        return TargetKind.CONSOLE, None, "Bartizan" if target is None else str(target)[:255]
+    return kind, target.pk, str(target)[:255]
+
+
 _ADDRESS: Final[ContextVar[str]] = ContextVar("source address", default="")
 
 

@@ -355,7 +355,9 @@ class TestTokenPages:
         assert not ApiToken.objects.exists()
         assert Caller(found[1]).get("/me").status == 401
         kinds = list(Event.objects.order_by("id").values_list("kind", "actor"))
-        assert kinds == [("api_token.created", "alice"), ("api_token.revoked", "alice")]
+        assert kinds == [
+            ("api_token.created", "alice"), ("api_token.revoked", "alice"), ("api_token.refused", "nobody"),
+        ]  # fmt: skip
 
     @pytest.mark.parametrize("values", [{}, {"name": "x"}, {"name": " ", "days": "30"}, {"name": "x", "days": "9999"}])
     def test_bad_input(self, alice: User, client: Client, values: dict[str, str]) -> None:

@@ -102,3 +102,11 @@ def test_a_wrong_value_stops_the_start(name: str, value: str) -> None:
     done = start(**{name: value})
     assert done.returncode != 0
     assert "SettingsError" in done.stderr and name.removesuffix("_SOCKET") in done.stderr
+
+
+def test_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BARTIZAN_X", "192.0.2.1, 2001:db8::/64")
+    assert [str(one) for one in env.env_networks("BARTIZAN_X")] == ["192.0.2.1/32", "2001:db8::/64"]
+    monkeypatch.setenv("BARTIZAN_X", "192.0.2.1/8")
+    with pytest.raises(env.SettingsError, match="BARTIZAN_X must hold addresses or networks"):
+        env.env_networks("BARTIZAN_X")

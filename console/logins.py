@@ -1,0 +1,38 @@
+"""Logins and logouts become events, whichever page they came by."""
+
+from typing import Any
+
+from axes.handlers.proxy import AxesProxyHandler
+from django.contrib.auth.models import User
+from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
+from django.http import HttpRequest
+
+from inventory.services import access
+
+
+def register() -> None:
+    user_logged_in.connect(logged_in, dispatch_uid="console.logged_in")
+    user_logged_out.connect(logged_out, dispatch_uid="console.logged_out")
+    user_login_failed.connect(login_failed, dispatch_uid="console.login_failed")
+
+
+def logged_in(request: HttpRequest | None = None, user: User | None = None, **_: Any) -> None:
+    """A session that is made without a request (by a test, a shell) is nobody's login."""
+    if user is not None and request is not None and request.method:
+        access.record_login(user, way=_way(request))
+
+
+def logged_out(request: HttpRequest | None = None, user: User | None = None, **_: Any) -> None:
+    if user is not None and request is not None and request.method:
+        access.record_logout(user)
+
+
+def login_failed(credentials: dict[str, Any], request: HttpRequest | None = None, **_: Any) -> None:
+    """django-axes refuses before the password is looked at, once there were too many attempts."""
+    if request is not None:
+        is_locked = not AxesProxyHandler.is_allowed(request, credentials)
+        access.record_login_failed(str(credentials.get("username", "")), way=_way(request), is_locked=is_locked)
+
+
+def _way(request: HttpRequest) -> str:
+    return "admin" if request.path_info.startswith("/admin/") else "page"

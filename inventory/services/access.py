@@ -1,0 +1,68 @@
+"""Who came in, and who asked for what they may not have, as events."""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Final
+
+from django.contrib.auth.models import User
+from django.utils import timezone
+
+from inventory import events
+from inventory.authorize import Refusal
+from inventory.models import Event, Outcome, Severity
+
+AGAIN_AFTER: Final = timedelta(minutes=1)
+"""The same refusal is not recorded again so soon: nobody is to fill the history by asking."""
+NOBODY: Final = "nobody"
+
+
+def record_refusals(refusals: Iterable[Refusal], *, method: str, path: str) -> None:
+    """One event for each different right that `authorize` refused to a request."""
+    different = {(*events.about(one.target), one.actor or NOBODY, one.action): one for one in refusals}
+    for (kind, target_id, name, actor, action), refusal in different.items():
+        if _is_told("access.denied", actor, target_id=target_id, target_name=name, reason=action):
+            continue
+        what = "" if refusal.target is None else f" on {name}"
+        events.record_about(
+            kind, target_id, name, "access.denied", f"{actor} may not {action}{what}", actor=actor,
+            severity=Severity.WARNING, outcome=Outcome.DENIED, reason=action, method=method[:10], path=path[:200],
+        )  # fmt: skip
+
+
+def record_login(user: User, *, way: str) -> None:
+    events.record("user.logged_in", f"{user} logged in", target=None, actor=user, way=way)
+
+
+def record_logout(user: User) -> None:
+    events.record("user.logged_out", f"{user} logged out", target=None, actor=user)
+
+
+def record_login_failed(username: str, *, way: str, is_locked: bool = False) -> None:
+    """`username` as it was typed. One that is not a user's is not kept: it may be a password in the wrong field."""
+    is_known = "\0" not in username and User.objects.filter(username=username[:150]).exists()
+    actor = username if is_known else NOBODY
+    code = "locked" if is_locked else "wrong_credentials"
+    kind = "user.login_failed"
+    if is_locked and _is_told(kind, actor, reason=code, source_address=events.source_address()):
+        return
+    who = actor if is_known else "somebody unknown"
+    words = "is locked out after too many attempts" if is_locked else "failed to log in"
+    events.record(
+        kind, f"{who} {words}", target=None, actor=actor, severity=Severity.WARNING, outcome=Outcome.DENIED, way=way,
+        code=code,
+    )  # fmt: skip
+
+
+def record_token_refused() -> None:
+    """An API token that is none, or is over. The token itself is not kept, not even in part."""
+    address = events.source_address()
+    if not _is_told("api_token.refused", NOBODY, source_address=address):
+        events.record(
+            "api_token.refused", "An API token was refused: it is not valid, has ended or was revoked", target=None,
+            actor=NOBODY, severity=Severity.WARNING, outcome=Outcome.DENIED, code="not_authenticated",
+        )  # fmt: skip
+
+
+def _is_told(kind: str, actor: str, **values: object) -> bool:
+    since = timezone.now() - AGAIN_AFTER
+    return Event.objects.filter(time__gt=since, kind=kind, actor=actor, **values).exists()
