@@ -80,9 +80,9 @@ def test_behind_a_proxy_the_client_counts(client: Client, db: None, settings: Se
     settings.TRUSTED_PROXIES = PROXIES
     User.objects.create_user("bob", password=PASSWORD)
     for _ in range(6):
-        client.post(reverse("login"), {"username": "bob", "password": "no"}, HTTP_X_FORWARDED_FOR="192.0.2.66")
-    elsewhere = {"HTTP_X_FORWARDED_FOR": "192.0.2.77"}
-    answer = client.post(reverse("login"), {"username": "bob", "password": PASSWORD}, **elsewhere)
+        client.post(reverse("login"), {"username": "bob", "password": "no"}, headers={"X-Forwarded-For": "192.0.2.66"})
+    elsewhere = {"X-Forwarded-For": "192.0.2.77"}
+    answer = client.post(reverse("login"), {"username": "bob", "password": PASSWORD}, headers=elsewhere)
     assert answer.status_code == 302
     assert told("user.logged_in") == [("bob", "192.0.2.77", Outcome.SUCCESS, "")]
     assert {address for _, address, *_ in told("user.login_failed")} == {"192.0.2.66"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from console.env import SettingsError, env_bool, env_int, env_list, env_path, env_secret, env_str
+from console.env import SettingsError, env_bool, env_int, env_list, env_networks, env_path, env_secret, env_str
 
 NAME = "BARTIZAN_TEST_VALUE"
 GOOD = {
@@ -105,8 +105,8 @@ def test_a_wrong_value_stops_the_start(name: str, value: str) -> None:
 
 
 def test_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BARTIZAN_X", "192.0.2.1, 2001:db8::/64")
-    assert [str(one) for one in env.env_networks("BARTIZAN_X")] == ["192.0.2.1/32", "2001:db8::/64"]
-    monkeypatch.setenv("BARTIZAN_X", "192.0.2.1/8")
-    with pytest.raises(env.SettingsError, match="BARTIZAN_X must hold addresses or networks"):
-        env.env_networks("BARTIZAN_X")
+    monkeypatch.setenv(NAME, "192.0.2.1, 2001:db8::/64")
+    assert [str(one) for one in env_networks(NAME)] == ["192.0.2.1/32", "2001:db8::/64"]
+    monkeypatch.setenv(NAME, "192.0.2.1/8")
+    with pytest.raises(SettingsError, match=f"{NAME} must hold addresses or networks"):
+        env_networks(NAME)
