@@ -20,8 +20,8 @@ from inventory.errors import Refused
 from inventory.models import Cluster, Datacenter, Datastore, Disk, Host, RoleAssignment, TargetKind, VirtualMachine
 
 __all__ = [
-    "OWN", "RIGHTS", "ROLES", "SYSTEM", "VIEW", "VIEW_ALL", "Actor", "Held", "Privilege", "Refusal", "Role", "System", "authorize",
-    "held_by", "limit", "may", "may_somewhere", "noting_refusals", "visible", "visible_targets",
+    "OWN", "RIGHTS", "ROLES", "SYSTEM", "VIEW", "VIEW_ALL", "Actor", "Held", "Privilege", "Refusal", "Role", "System",
+    "authorize", "held_by", "limit", "may", "may_somewhere", "noting_refusals", "visible", "visible_targets",
 ]  # fmt: skip
 
 
