@@ -98,16 +98,16 @@ def _build(cache: Path) -> tuple[Path, str]:
 
 
 def _initrd(busybox: bytes, init: bytes, modules: dict[str, bytes]) -> bytes:
-    entries = [_cpio("bin", 0o040755), _cpio("modules", 0o040755)]
-    entries.append(_cpio("bin/busybox", 0o100755, busybox))
-    entries.append(_cpio("init", 0o100755, init))
-    entries.append(_cpio("modules/order", 0o100644, "".join(f"{name}\n" for name in modules).encode()))
-    entries += [_cpio(f"modules/{name}.ko", 0o100644, content) for name, content in modules.items()]
-    entries.append(_cpio("TRAILER!!!", 0))
+    entries = [cpio_member("bin", 0o040755), cpio_member("modules", 0o040755)]
+    entries.append(cpio_member("bin/busybox", 0o100755, busybox))
+    entries.append(cpio_member("init", 0o100755, init))
+    entries.append(cpio_member("modules/order", 0o100644, "".join(f"{name}\n" for name in modules).encode()))
+    entries += [cpio_member(f"modules/{name}.ko", 0o100644, content) for name, content in modules.items()]
+    entries.append(cpio_member("TRAILER!!!", 0))
     return gzip.compress(b"".join(entries), mtime=0)
 
 
-def _cpio(name: str, mode: int, content: bytes = b"") -> bytes:
+def cpio_member(name: str, mode: int, content: bytes = b"") -> bytes:
     """One member in the kernel's own format (Documentation/driver-api/early-userspace/buffer-format.rst)."""
     encoded = name.encode() + b"\0"
     # ino, mode, uid, gid, nlink, mtime, filesize, devmajor, devminor, rdevmajor, rdevminor, namesize, check
@@ -131,15 +131,15 @@ def _write_boot_disk(folder: Path, shim: bytes, grub: bytes) -> None:
         (loose / "BOOTX64.EFI").write_bytes(shim)
         (loose / "grubx64.efi").write_bytes(grub)
         (loose / "grub.cfg").write_text(grub_cfg)
-        _tool("mkfs.vfat", "-C", "-n", BOOT_LABEL, str(image), str(BOOT_DISK_MIB * 1024))
-        _tool("mmd", "-i", str(image), "::/EFI", "::/EFI/BOOT", "::/EFI/debian")
+        run_tool("mkfs.vfat", "-C", "-n", BOOT_LABEL, str(image), str(BOOT_DISK_MIB * 1024))
+        run_tool("mmd", "-i", str(image), "::/EFI", "::/EFI/BOOT", "::/EFI/debian")
         boot = [str(loose / "BOOTX64.EFI"), str(loose / "grubx64.efi")]
-        _tool("mcopy", "-i", str(image), *boot, "::/EFI/BOOT/")
-        _tool("mcopy", "-i", str(image), str(loose / "grub.cfg"), "::/EFI/debian/")
-        _tool("mcopy", "-i", str(image), str(folder / "vmlinuz"), str(folder / "initrd.gz"), "::/")
+        run_tool("mcopy", "-i", str(image), *boot, "::/EFI/BOOT/")
+        run_tool("mcopy", "-i", str(image), str(loose / "grub.cfg"), "::/EFI/debian/")
+        run_tool("mcopy", "-i", str(image), str(folder / "vmlinuz"), str(folder / "initrd.gz"), "::/")
 
 
-def _tool(*argv: str) -> None:
+def run_tool(*argv: str) -> None:
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "MTOOLS_SKIP_CHECK": "1"}
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:

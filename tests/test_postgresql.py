@@ -20,7 +20,13 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 # Claims, constraints, bulk writes, ordering, text search: what databases differ in.
-TESTS = ["tests/inventory", "tests/console", "tests/encryption/test_api.py"]
+TESTS = [
+    "tests/inventory",
+    "tests/console",
+    "tests/encryption/test_api.py",
+    "tests/attestation/services",
+    "tests/attestation/registrar",
+]
 
 
 @pytest.fixture

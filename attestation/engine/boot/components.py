@@ -32,6 +32,7 @@ _GRUB_LABELS = (*_COMMAND_LINE_LABELS, b"grub_cmd: ", b"grub_cmd ")
 _PATH_LIKE = re.compile(r"[/(0-9+]")
 _ONE_FILE = frozenset({"linux", "linuxefi", "linux16"})
 _MANY_FILES = frozenset({"initrd", "initrdefi", "initrd16"})
+_LOADERS = ("linux", "initrd")
 _CONFIGURATION = (".cfg", ".conf", ".mod", ".lst", ".pf2", ".png", ".firstboot", "/grubenv", "/grub.cfg.sig")
 # grub.cfg by host: grub.cfg-01-0c:c4:7a:ff:60:1c, as PXE writes it.
 _PXE_CONFIGURATION = re.compile(r"/grub\.cfg-[0-9A-Za-z:.-]+")
@@ -168,6 +169,8 @@ def _is_command_line(event: MeasuredEvent, text: str) -> bool:
 
 
 def _files_named(text: str) -> int:
+    if not text.lstrip().startswith(_LOADERS):
+        return 0  # as nearly all of a log's commands
     command, *arguments = text.split() or [""]
     if command in _ONE_FILE:
         return 1

@@ -31,6 +31,7 @@ LOGGED_PCRS = frozenset({*range(10), 14})
 # there, is followed by systemd-pcrphase and its kind; what other loaders log there (Windows) is complete.
 _EXTENDED_LATER = frozenset({11, 12, 13, 15})
 _IMA_PCR = 10
+_IPL = EventType.IPL.value
 
 _GRUB_PREFIXES = (b"grub_cmd: ", b"kernel_cmdline: ", b"module_cmdline: ", b"grub_kernel_cmdline ", b"grub_cmd ")
 
@@ -198,7 +199,7 @@ def _values(log: UntrustedLog, bank: HashAlg) -> dict[int, bytes]:
 
 
 def _extended_later(log: UntrustedLog, bank: HashAlg) -> frozenset[int]:
-    stub = {event.pcr for event in log.events if event.type == EventType.IPL and bank in event.digests}
+    stub = {event.pcr for event in log.events if event.type == _IPL and bank in event.digests}
     return frozenset({_IMA_PCR} | (stub & _EXTENDED_LATER))
 
 
@@ -223,16 +224,13 @@ def _replayed(
     proven: frozenset[int] | None,
     extended_later: frozenset[int],
 ) -> ReplayedLog:
-    function = bank.function
     measured = []
     by_pcr: dict[int, list[MeasuredEvent]] = {}
     for event in log.events:
         digest = event.digests.get(bank)
         if digest is not None and event.pcr not in extended_later:
-            data = event.data
-            is_whole = function(data).digest() == digest
-            coverage, covered = (Coverage.WHOLE, data) if is_whole else _coverage(event, digest, bank)
-            made = MeasuredEvent(event.number, event.pcr, event.type, digest, data, coverage, covered)
+            coverage, covered = _coverage(event, digest, bank)
+            made = MeasuredEvent(event.number, event.pcr, event.type, digest, event.data, coverage, covered)
             measured.append(made)
             by_pcr.setdefault(event.pcr, []).append(made)
     of_pcr = {pcr: tuple(events) for pcr, events in by_pcr.items()}
@@ -242,24 +240,25 @@ def _replayed(
 
 
 def _coverage(event: Event, digest: bytes, bank: HashAlg) -> tuple[Coverage, bytes]:
-    """Of an event whose digest is not simply that of its data.
-
-    PFP 1.06 table 14 says for each type what is hashed; here the digest itself is asked, and the type only hints.
+    """PFP 1.06 table 14 says for each type what is hashed; here the digest itself is asked, and the type only hints.
 
     A wrong hint can lose coverage, never gain it: whatever comes back as covered hashes to the digest.
     """
-    data = event.data
-    if event.type in VARIABLE_TYPES:
-        return _variable_coverage(event, digest, bank)
-    if event.type == EventType.IPL:
-        text = data.removesuffix(b"\0")
+    data, function = event.data, bank.function
+    if event.type == _IPL:
+        # GRUB's label first: most of a log is such events, and their whole data hash to nothing.
         for prefix in _GRUB_PREFIXES:
-            if text.startswith(prefix):
+            if data.startswith(prefix):
                 # GRUB hashes without the NUL, RHEL 8's with it.
-                body = text[len(prefix) :]
-                if bank.digest(body) == digest or bank.digest(data[len(prefix) :]) == digest:
+                labelled = data[len(prefix) :]
+                body = labelled.removesuffix(b"\0")
+                if function(body).digest() == digest or function(labelled).digest() == digest:
                     return Coverage.TEXT, body
                 break
+    if function(data).digest() == digest:
+        return Coverage.WHOLE, data
+    if event.type in VARIABLE_TYPES:
+        return _variable_coverage(event, digest, bank)
     return Coverage.NONE, b""
 
 

@@ -75,29 +75,41 @@ class TestHost:
 
     @contextmanager
     def agent(self, registrar: str, *, agent_id: str = AGENT_ID) -> Iterator[RunningAgent]:
-        ca, settings = self.folder / "ca.pem", self.folder / "agent.conf"
+        ca = self.folder / "ca.pem"
         ca.write_bytes(self.console.certificate_pem)
-        settings.write_text(
-            f"[agent]\nid = {agent_id}\nregistrar = {registrar}\ntrusted_client_ca = {ca}\nlisten = 127.0.0.1:0\n"
-            f"state = {self.folder}\ntpm = {self.folder}/tpm.sock\nevent_log = {self.folder}/log\n"
-            f"ima_log = {self.folder}/ima\n"
-        )
-        process = subprocess.Popen(
-            [sys.executable, "-I", bartizan_agent.__file__, "--settings", str(settings)],
-            cwd="/", env={}, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        try:
-            assert process.stderr is not None
-            first = process.stderr.readline()
-            assert "listens on 127.0.0.1:" in first, first + process.stderr.read()
-            running = RunningAgent(process, int(first.rpartition(":")[2]))
-            reader = threading.Thread(target=lambda: running.lines.extend(iter(process.stderr.readline, "")))  # type: ignore[union-attr]
-            reader.start()
+        with running_agent(
+            self.folder, registrar, ca=ca, agent_id=agent_id, tpm=self.folder / "tpm.sock",
+            event_log=self.folder / "log", ima_log=self.folder / "ima",
+        ) as running:  # fmt: skip
             yield running
-        finally:
-            process.terminate()
-            process.wait(10)
-        reader.join(10)
+
+
+@contextmanager
+def running_agent(
+    folder: Path, registrar: str, *, ca: Path, agent_id: str, tpm: Path, event_log: Path, ima_log: Path
+) -> Iterator[RunningAgent]:
+    """The agent, with its settings and its state in `folder`."""
+    settings = folder / "agent.conf"
+    settings.write_text(
+        f"[agent]\nid = {agent_id}\nregistrar = {registrar}\ntrusted_client_ca = {ca}\nlisten = 127.0.0.1:0\n"
+        f"state = {folder}\ntpm = {tpm}\nevent_log = {event_log}\nima_log = {ima_log}\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-I", bartizan_agent.__file__, "--settings", str(settings)],
+        cwd="/", env={}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        assert "listens on 127.0.0.1:" in first, first + process.stderr.read()
+        running = RunningAgent(process, int(first.rpartition(":")[2]))
+        reader = threading.Thread(target=lambda: running.lines.extend(iter(process.stderr.readline, "")))  # type: ignore[union-attr]
+        reader.start()
+        yield running
+    finally:
+        process.terminate()
+        process.wait(10)
+    reader.join(10)
 
 
 def make_host(folder: Path) -> TestHost:
