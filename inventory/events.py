@@ -103,6 +103,24 @@ def record(
     )
 
 
+def draft(
+    kind: str,
+    message: str,
+    *,
+    target: Model,
+    actor: Actor | str,
+    severity: Severity = Severity.INFO,
+    outcome: Outcome = Outcome.SUCCESS,
+    job: Job | None = None,
+    **data: str | int | bool | list[str] | None,
+) -> Event:
+    """What `record` would write, to be written with others in one INSERT."""
+    return drafted(
+        kind_of(target), target.pk, str(target), kind, message, actor=actor, severity=severity, outcome=outcome,
+        job=job, data=data,
+    )  # fmt: skip
+
+
 def record_once(
     kind: str,
     message: str,

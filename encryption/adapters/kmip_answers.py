@@ -15,6 +15,8 @@ from encryption.engine.secret import Secret
 from encryption.engine.ttlv import Item, TtlvError
 
 KEY_BITS = 256
+# Of a Unique Batch Item ID (KMIP 1.2 section 6.4): the position of the request in its message.
+ID_BYTES = 2
 
 _STATES = {state.value: KeyState[state.name] for state in enums.State}
 
@@ -24,6 +26,22 @@ def batch_item(message: Item) -> Item:
     if len(items) != 1:
         raise TtlvError("the answer does not hold one result")
     return items[0]
+
+
+def batch_items(message: Item, count: int) -> dict[int, Item]:
+    """The results that belong to a request of a message of `count`, by its position (see `kmip_requests.message`).
+
+    One for the message as a whole, as from a server that takes one request in a message, has no position.
+    """
+    found: dict[int, Item] = {}
+    for item in message.all(enums.Tags.BATCH_ITEM.value):
+        given = item.find(enums.Tags.UNIQUE_BATCH_ITEM_ID.value)
+        position = int.from_bytes(given.octets, "big") if given is not None and len(given.octets) == ID_BYTES else count
+        if position in found:
+            raise TtlvError("the answer holds two results for one request")
+        if position < count:
+            found[position] = item
+    return found
 
 
 def failure(item: Item) -> tuple[Any, str]:
@@ -65,6 +83,13 @@ def key_material(answer: Item) -> Secret:
     if block.find(enums.Tags.KEY_WRAPPING_DATA.value) is not None or len(material) * 8 != KEY_BITS:
         raise TtlvError("the key is not a plain AES-256 key")
     return Secret(material)
+
+
+def asked_key(key_id: str, answer: Item) -> Secret:
+    # Another key than the one asked for would open nothing, or worse, wrap secrets for the wrong one.
+    if unique_identifier(answer) != key_id:
+        raise TtlvError("the server answers with another key")
+    return key_material(answer)
 
 
 def _values(answer: Item) -> dict[str, list[Item]]:

@@ -1,7 +1,7 @@
-"""The KMIP client: `KeyServer` over our own TLS. The only file that imports PyKMIP.
+"""The KMIP client: `KeyServer` over our own TLS.
 
-PyKMIP builds the requests and knows the protocol's numbers; `kmip_tls` carries them, `ttlv` reads the
-answers. KMIP 1.2 is spoken, which every server of the last ten years understands.
+PyKMIP builds the requests (`kmip_requests`) and knows the protocol's numbers; `kmip_tls` carries them, `ttlv` reads
+the answers. KMIP 1.2 is spoken, which every server of the last ten years understands.
 
 Importing PyKMIP pulls in SQLAlchemy (about 0.3 s), so import this module where keys are used, not in the web
 process.
@@ -10,23 +10,25 @@ process.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from kmip.core import attributes, enums, objects
-from kmip.core.factories.attributes import AttributeFactory
-from kmip.core.messages import contents, messages, payloads
-from kmip.core.utils import BytearrayStream
+from kmip.core import enums
+from kmip.core.messages import payloads
 
-from encryption.adapters import kmip_answers
-from encryption.adapters.kmip_answers import KEY_BITS
+from encryption.adapters import kmip_answers, kmip_requests
+from encryption.adapters.kmip_batches import Batches
+from encryption.adapters.kmip_requests import ascii_text
 from encryption.adapters.kmip_tls import Channel, ConnectionDropped, Timeouts, client_context
 from encryption.engine.key_server import (
     ClientTls,
     KeyAttributes,
     KeyNotFound,
+    KeyOrder,
     KeyState,
+    KmsError,
     KmsProtocolError,
     KmsUntrusted,
     NotPermitted,
@@ -41,14 +43,8 @@ from encryption.engine.secret import Secret
 from encryption.engine.ttlv import Item, TtlvError, parse
 
 T = TypeVar("T")
+W = TypeVar("W")
 
-_VERSION = enums.KMIPVersion.KMIP_1_2
-_USAGES = (
-    enums.CryptographicUsageMask.ENCRYPT,
-    enums.CryptographicUsageMask.DECRYPT,
-    enums.CryptographicUsageMask.WRAP_KEY,
-    enums.CryptographicUsageMask.UNWRAP_KEY,
-)
 _ASKED_ATTRIBUTES = (
     enums.AttributeType.NAME,
     enums.AttributeType.STATE,
@@ -60,7 +56,6 @@ _ASKED_ATTRIBUTES = (
     enums.AttributeType.DEACTIVATION_DATE,
     enums.AttributeType.APPLICATION_SPECIFIC_INFORMATION,
 )
-_REVOCATION_CODES = {reason: enums.RevocationReasonCode[reason.name] for reason in RevocationReason}
 
 # Requests that change nothing may be sent a second time after the connection broke.
 _REPEATABLE = {
@@ -106,6 +101,7 @@ class KmipClient:
         self._context = client_context(address, tls)
         self._channel: Channel | None = None
         self._busy = threading.Lock()
+        self._batches = Batches()
 
     @property
     def address(self) -> ServerAddress:
@@ -126,36 +122,50 @@ class KmipClient:
 
     def create_key(self, *, name: str, labels: Mapping[str, str] | None = None) -> str:
         """See KeyServer.create_key. PyKMIP writes ASCII only: other characters are escaped as `\\u....`."""
-        make = AttributeFactory().create_attribute
-        template = [
-            make(enums.AttributeType.CRYPTOGRAPHIC_ALGORITHM, enums.CryptographicAlgorithm.AES),
-            make(enums.AttributeType.CRYPTOGRAPHIC_LENGTH, KEY_BITS),
-            make(enums.AttributeType.CRYPTOGRAPHIC_USAGE_MASK, list(_USAGES)),
-            make(enums.AttributeType.NAME, _ascii(name)),
-        ]
-        for index, (namespace, text) in enumerate(sorted((labels or {}).items())):
-            label = {"application_namespace": _ascii(namespace), "application_data": _ascii(text)}
-            template.append(make(enums.AttributeType.APPLICATION_SPECIFIC_INFORMATION, label, index))
-        payload = payloads.CreateRequestPayload(
-            object_type=enums.ObjectType.SYMMETRIC_KEY,
-            template_attribute=objects.TemplateAttribute(attributes=template),
-        )
+        payload = kmip_requests.create(name, labels or {})
         return self._ask(enums.Operation.CREATE, payload, read=kmip_answers.unique_identifier)
 
     def activate(self, key_id: str) -> None:
-        payload = payloads.ActivateRequestPayload(attributes.UniqueIdentifier(_ascii(key_id)))
-        self._ask(enums.Operation.ACTIVATE, payload, key_id=key_id, read=kmip_answers.nothing)
+        self._ask(enums.Operation.ACTIVATE, kmip_requests.activate(key_id), key_id=key_id, read=kmip_answers.nothing)
 
     def get_key(self, key_id: str) -> Secret:
-        payload = payloads.GetRequestPayload(unique_identifier=_ascii(key_id), key_format_type=enums.KeyFormatType.RAW)
+        read = partial(kmip_answers.asked_key, ascii_text(key_id))
+        return self._ask(enums.Operation.GET, kmip_requests.get(key_id), key_id=key_id, read=read)
 
-        def read(answer: Item) -> Secret:
-            # Another key than the one asked for would open nothing, or worse, wrap secrets for the wrong one.
-            if kmip_answers.unique_identifier(answer) != _ascii(key_id):
-                raise TtlvError("the server answers with another key")
-            return kmip_answers.key_material(answer)
+    def create_keys(self, orders: Sequence[KeyOrder]) -> tuple[str | KmsError, ...]:
+        def together(part: Sequence[KeyOrder]) -> dict[int, str | KmsError]:
+            of_each = [kmip_requests.create(order.name, order.labels) for order in part]
+            read = [kmip_answers.unique_identifier] * len(part)
+            return self._ask_together(enums.Operation.CREATE, of_each, read, [None] * len(part))
 
-        return self._ask(enums.Operation.GET, payload, key_id=key_id, read=read)
+        def alone(order: KeyOrder, was_asked: bool) -> str:
+            # What became of a request in a message that was not answered as it should be is not known.
+            found = self.locate(name=order.name) if was_asked else ()
+            return found[0] if found else self.create_key(name=order.name, labels=order.labels)
+
+        return self._batches.ask_each(orders, together=together, alone=alone)
+
+    def activate_keys(self, key_ids: Sequence[str]) -> tuple[KmsError | None, ...]:
+        def together(part: Sequence[str]) -> dict[int, KmsError | None]:
+            of_each = [kmip_requests.activate(key_id) for key_id in part]
+            return self._ask_together(enums.Operation.ACTIVATE, of_each, [kmip_answers.nothing] * len(part), part)
+
+        def alone(key_id: str, was_asked: bool) -> None:
+            try:
+                self.activate(key_id)
+            except WrongState as exc:
+                if not (was_asked and exc.state is KeyState.ACTIVE):
+                    raise
+
+        return self._batches.ask_each(key_ids, together=together, alone=alone)
+
+    def get_keys(self, key_ids: Sequence[str]) -> tuple[Secret | KmsError, ...]:
+        def together(part: Sequence[str]) -> dict[int, Secret | KmsError]:
+            of_each = [kmip_requests.get(key_id) for key_id in part]
+            read = [partial(kmip_answers.asked_key, ascii_text(key_id)) for key_id in part]
+            return self._ask_together(enums.Operation.GET, of_each, read, part)
+
+        return self._batches.ask_each(key_ids, together=together, alone=lambda key_id, _: self.get_key(key_id))
 
     def state(self, key_id: str) -> KeyState:
         return self._attributes(key_id, (enums.AttributeType.STATE,), kmip_answers.state)
@@ -167,32 +177,20 @@ class KmipClient:
         return self._attributes(key_id, _ASKED_ATTRIBUTES, read)
 
     def revoke(self, key_id: str, reason: RevocationReason, message: str = "") -> None:
-        payload = payloads.RevokeRequestPayload(
-            unique_identifier=attributes.UniqueIdentifier(_ascii(key_id)),
-            revocation_reason=objects.RevocationReason(
-                code=_REVOCATION_CODES[reason], message=_ascii(message) if message else None
-            ),
-        )
+        payload = kmip_requests.revoke(key_id, reason, message)
         self._ask(enums.Operation.REVOKE, payload, key_id=key_id, read=kmip_answers.nothing)
 
     def destroy(self, key_id: str) -> None:
-        payload = payloads.DestroyRequestPayload(attributes.UniqueIdentifier(_ascii(key_id)))
-        self._ask(enums.Operation.DESTROY, payload, key_id=key_id, read=kmip_answers.nothing)
+        self._ask(enums.Operation.DESTROY, kmip_requests.destroy(key_id), key_id=key_id, read=kmip_answers.nothing)
 
     def locate(self, *, name: str | None = None, maximum: int | None = None) -> tuple[str, ...]:
-        make = AttributeFactory().create_attribute
-        wanted = [make(enums.AttributeType.OBJECT_TYPE, enums.ObjectType.SYMMETRIC_KEY)]
-        if name is not None:
-            wanted.append(make(enums.AttributeType.NAME, _ascii(name)))
-        payload = payloads.LocateRequestPayload(maximum_items=maximum, attributes=wanted)
-
         def read(answer: Item) -> tuple[str, ...]:
             return tuple(item.text for item in answer.all(enums.Tags.UNIQUE_IDENTIFIER.value))
 
-        return self._ask(enums.Operation.LOCATE, payload, read=read)
+        return self._ask(enums.Operation.LOCATE, kmip_requests.locate(name, maximum), read=read)
 
     def rekey(self, key_id: str) -> str:
-        payload = payloads.RekeyRequestPayload(unique_identifier=_ascii(key_id))
+        payload = payloads.RekeyRequestPayload(unique_identifier=ascii_text(key_id))
         return self._ask(enums.Operation.REKEY, payload, key_id=key_id, read=kmip_answers.unique_identifier)
 
     def query(self) -> ServerInfo:
@@ -211,12 +209,12 @@ class KmipClient:
         return ServerInfo(vendor, versions, operations)
 
     def _attributes(self, key_id: str, names: tuple[Any, ...], read: Callable[[Item], T]) -> T:
-        payload = payloads.GetAttributesRequestPayload(_ascii(key_id), [name.value for name in names])
+        payload = payloads.GetAttributesRequestPayload(ascii_text(key_id), [name.value for name in names])
         return self._ask(enums.Operation.GET_ATTRIBUTES, payload, key_id=key_id, read=read)
 
     def _ask(self, operation: Any, payload: Any, *, read: Callable[[Item], T], key_id: str | None = None) -> T:
         """Send one operation; give its response payload to `read`, or raise the error that its result names."""
-        answer = self._exchange(_encoded(operation, payload), repeatable=operation in _REPEATABLE)
+        answer = self._exchange(kmip_requests.message(operation, [payload]), repeatable=operation in _REPEATABLE)
         # Errors are raised outside of the handler: a parser's traceback would keep frames that hold the
         # answer.
         try:
@@ -233,6 +231,37 @@ class KmipClient:
         # What follows on this connection cannot be trusted to be the answer to what is asked.
         self.close()
         raise KmsProtocolError(self._address, f"unreadable answer to {_word(operation)}: {problem}")
+
+    def _ask_together(
+        self,
+        operation: Any,
+        of_each: Sequence[Any],
+        read: Sequence[Callable[[Item], T]],
+        key_ids: Sequence[str | None],
+    ) -> dict[int, T | KmsError]:
+        """One message with a request for each payload; what was answered as it should be, by position."""
+        request = kmip_requests.message(operation, of_each)
+        answer = self._exchange(request, repeatable=operation in _REPEATABLE)
+        outcomes: dict[int, T | KmsError] = {}
+        failures: dict[int, tuple[Any, str]] = {}
+        try:
+            for position, item in kmip_answers.batch_items(parse(answer), len(of_each)).items():
+                reason, text = kmip_answers.failure(item)
+                if item.get(enums.Tags.OPERATION.value).number != operation.value:
+                    raise TtlvError("the server answers another operation")
+                if reason is None:
+                    outcomes[position] = read[position](item.get(enums.Tags.RESPONSE_PAYLOAD.value))
+                else:
+                    failures[position] = reason, text
+        except TtlvError:
+            # What was read before this was answered; what follows on this connection cannot be trusted.
+            self.close()
+        for position, (reason, text) in failures.items():
+            try:
+                outcomes[position] = self._refusal(operation, key_ids[position], reason, text)
+            except KmsError as exc:
+                outcomes[position] = exc.with_traceback(None)
+        return outcomes
 
     def _exchange(self, request: bytes, *, repeatable: bool) -> bytes:
         if not self._busy.acquire(blocking=False):
@@ -266,7 +295,7 @@ class KmipClient:
             if not done:
                 self.close()
 
-    def _refusal(self, operation: Any, key_id: str | None, reason: Any, text: str) -> Exception:
+    def _refusal(self, operation: Any, key_id: str | None, reason: Any, text: str) -> KmsError:
         """Name a failure that the server reported."""
         if reason in _NOT_FOUND and key_id is not None:
             return KeyNotFound(self._address, key_id)
@@ -289,23 +318,5 @@ class KmipClient:
         return KmsProtocolError(self._address, f"{_word(operation)} failed: {text}")
 
 
-def _encoded(operation: Any, payload: Any) -> bytes:
-    major, minor = str(_VERSION.value).split(".")
-    message = messages.RequestMessage(
-        request_header=messages.RequestHeader(
-            protocol_version=contents.ProtocolVersion(int(major), int(minor)),
-            batch_count=contents.BatchCount(1),
-        ),
-        batch_items=[messages.RequestBatchItem(operation=contents.Operation(operation), request_payload=payload)],
-    )
-    stream = BytearrayStream()
-    message.write(stream, _VERSION)
-    return bytes(stream.buffer)
-
-
 def _word(operation: Any) -> str:
     return str(operation.name).lower().replace("_", " ")
-
-
-def _ascii(text: str) -> str:
-    return text.encode("ascii", "backslashreplace").decode("ascii")

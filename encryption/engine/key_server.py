@@ -6,7 +6,7 @@ Key bytes travel only inside `Secret`; no error text, repr or attribute here eve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -82,6 +82,14 @@ class ServerCertificate:
     not_after: datetime
     names: tuple[str, ...]
     issuers_pem: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KeyOrder:
+    """A key to be created, see `KeyServer.create_key`."""
+
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +329,24 @@ class KeyServer(Protocol):
         """Return the 32 bytes of an AES-256 key, whatever its state. Raises KmsProtocolError for another
         kind.
         """
+        ...
+
+    # Many at once, in few messages where the server takes several requests in one (Batch Item, KMIP 1.2 section 6.15).
+    # These raise no KmsError: what a request failed with stands in its place, and a lost connection in the place of all
+    # that were not answered. A create says by `outcome_unknown` whether it may have been carried out.
+
+    def create_keys(self, orders: Sequence[KeyOrder]) -> tuple[str | KmsError, ...]:
+        """`create_key` of each. Names must be unique: a key that a message without an answer may have made is looked
+        for by its name, and taken.
+        """
+        ...
+
+    def activate_keys(self, key_ids: Sequence[str]) -> tuple[KmsError | None, ...]:
+        """`activate` of each."""
+        ...
+
+    def get_keys(self, key_ids: Sequence[str]) -> tuple[Secret | KmsError, ...]:
+        """`get_key` of each."""
         ...
 
     def state(self, key_id: str) -> KeyState: ...

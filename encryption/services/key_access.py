@@ -1,7 +1,8 @@
 """Worker side of the key providers: connections with failover, keys. Never in the web process."""
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
@@ -16,6 +17,7 @@ from encryption.engine import keywrap
 from encryption.engine.key_server import (
     ClientTls,
     KeyNotFound,
+    KeyOrder,
     KeyServer,
     KeyState,
     KmsError,
@@ -29,11 +31,10 @@ from encryption.engine.key_server import (
 from encryption.engine.secret import Secret
 from encryption.models import Key, KmsCluster, KmsServer, VmSecurity
 from encryption.services import kms_alarms, messages
-from encryption.services.asked_ahead import HelperThread, Request
 from inventory import events, jobs
 from inventory.authorize import SYSTEM
 from inventory.errors import Conflict, NotFound, Refused, ServiceError, Unavailable, Untrusted
-from inventory.models import Job, Severity, VirtualMachine
+from inventory.models import Event, Job, Severity, VirtualMachine
 
 T = TypeVar("T")
 LABEL: Final = "bartizan"
@@ -181,7 +182,7 @@ def unsealed(cluster: KmsCluster, sealed: bytes) -> Secret:
 
 
 class KeySession:
-    """Requests to one key provider over one connection. For one thread (and its own helper); a context manager.
+    """Requests to one key provider over one connection. For one thread (and its own, `ask_ahead`); a context manager.
 
     The first server that answers is kept, and the next is taken when it is lost. One that was lost within the last
     minute is asked after the others and not waited for long, so that work for a provider that hangs delays little
@@ -195,8 +196,9 @@ class KeySession:
         self._open: tuple[KmsServer, KeyServer] | None = None
         self._fetched: dict[uuid.UUID, Secret] = {}
         self._used: set[uuid.UUID] = set()
-        self._helper: HelperThread | None = None
-        self._ahead: dict[uuid.UUID | str, Request[Any]] = {}
+        self._lent: Mapping[uuid.UUID, Secret] = {}
+        self._thread: ThreadPoolExecutor | None = None
+        self._ahead: Future[None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -205,38 +207,39 @@ class KeySession:
         self.close()
 
     def close(self) -> None:
-        """Hangs up, forgets the keys that were fetched last, and notes when they were used."""
-        if self._helper is not None:
-            self._helper.end()
-            self._helper = None
+        """Hangs up when nothing is under way, forgets the keys that were fetched last, notes when they were used."""
+        if self._thread is not None:
+            self._thread.shutdown()
         self._note_uses()
         self._fetched.clear()
-        self._ahead.clear()
+        self._lent = {}
         self._hang_up()
 
-    def ask_ahead(self, requests: Mapping[uuid.UUID | str, Callable[[KeyServer], object]]) -> None:
-        """Has a helper thread make these over the connection in use, in this order and none after one that failed.
+    def ask_ahead(self, use: Callable[[KeyServer], None]) -> None:
+        """Runs `use` with the server in use in a thread of its own, while this one is at other work. Other requests
+        wait for its end. `use` keeps its failures to itself, and reads and writes no rows.
 
-        `ask` with the same name, and `fetch` with a key's primary key for a name, then give what they came to. Other
-        requests wait for the helper. Nothing is asked ahead while no server is connected.
+        Does nothing while no server is connected.
         """
         if self._open is None:
             return
-        if self._helper is None:
-            self._helper = HelperThread()
-        self._helper.wait()
-        self._ahead = {name: Request(use) for name, use in requests.items() if name not in self._fetched}
-        self._helper.make(list(self._ahead.values()), self._open[1])
+        self.wait()
+        self._thread = self._thread or ThreadPoolExecutor(1, "key-server")
+        self._ahead = self._thread.submit(use, self._open[1])
 
-    def ask(self, use: Callable[[KeyServer], T], name: uuid.UUID | str | None = None) -> T:
-        """Runs `use` with the server in use, or the first of the cluster that answers. Raises ServiceError.
+    def wait(self) -> None:
+        """Until nothing is under way. Raises what is a bug in `use`."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.result()
 
-        `name`: what it was asked ahead by, if it was.
-        """
-        if self._helper is not None:
-            self._helper.wait()
-        if name is not None:
-            use = self._ahead.pop(name, use)
+    def lend(self, keks: Mapping[uuid.UUID, Secret]) -> None:
+        """KEKs that `fetch` then need not ask for, by the primary keys of their rows; instead of those lent before."""
+        self._lent = keks
+
+    def ask(self, use: Callable[[KeyServer], T]) -> T:
+        """Runs `use` with the server in use, or the first of the cluster that answers. Raises ServiceError."""
+        self.wait()
         failures: list[KmsError] = []
         for server in self._candidates():
             asked_at = timezone.now()
@@ -260,7 +263,9 @@ class KeySession:
 
     def fetch(self, key: Key) -> Secret:
         """The KEK itself, which is noted as used. One that several VMs in a row share is asked for once."""
-        kek = self._fetched.pop(key.pk, None) or self.ask(_getter(key), key.pk)
+        kek = self._fetched.pop(key.pk, None) or self._lent.get(key.pk)
+        if kek is None:
+            kek = self.ask(lambda server: server.get_key(key.key_id))
         while len(self._fetched) >= _KEPT_KEYS:
             del self._fetched[next(iter(self._fetched))]
         self._fetched[key.pk] = kek
@@ -341,45 +346,30 @@ def session_key(
 
 def made_kek(session: KeySession, vm: VirtualMachine, *, name: str, job: Job) -> tuple[str, Secret]:
     """Creates, activates and fetches a KEK; its identifier and the key itself. No row is written by this."""
-    return session.ask(_kek_maker(vm, name, job), name)
-
-
-def ask_keks_ahead(
-    session: KeySession, wanted: Iterable[tuple[VirtualMachine, str, Iterable[Key]]], *, job: Job
-) -> None:
-    """What `made_kek` will be called for, as (VM, name, KEKs that it has): those are fetched first, and where one
-    cannot be had no new one is made. A KEK that is made and then not used is left at the key server under its name."""
-    requests: dict[uuid.UUID | str, Callable[[KeyServer], object]] = {}
-    for vm, name, present in wanted:
-        requests |= {key.pk: _getter(key) for key in present if key.cluster_id == session.cluster.pk}
-        requests[name] = _kek_maker(vm, name, job)
-    session.ask_ahead(requests)
-
-
-def _getter(key: Key) -> Callable[[KeyServer], Secret]:
-    return lambda server: server.get_key(key.key_id)
-
-
-def _kek_maker(vm: VirtualMachine, name: str, job: Job) -> Callable[[KeyServer], tuple[str, Secret]]:
     create = _creator(vm, name, job)
 
     def use(server: KeyServer) -> tuple[str, Secret]:
         key_id = create(server)
         return key_id, server.get_key(key_id)
 
-    return use
+    return session.ask(use)
+
+
+def key_order(vm: VirtualMachine, name: str) -> KeyOrder:
+    """A KEK for a VM, which the key server's own administrators can tell by the name and the label."""
+    return KeyOrder(name, {LABEL: f"vm {vm.name} {vm.uuid}"})
 
 
 def _creator(vm: VirtualMachine, name: str, job: Job) -> Callable[[KeyServer], str]:
     """Creates and activates a key and gives its identifier; called again, it looks for what it may have made."""
-    tries = 0
+    tries, order = 0, key_order(vm, name)
 
     def create(server: KeyServer) -> str:
         nonlocal tries
         tries += 1
         # Looked for only where it can be: on many servers a search by name takes the longer the more keys there are.
         found = server.locate(name=name) if tries > 1 or job.attempts > 1 else ()
-        key_id = found[0] if found else server.create_key(name=name, labels={LABEL: f"vm {vm.name} {vm.uuid}"})
+        key_id = found[0] if found else server.create_key(name=order.name, labels=order.labels)
         try:
             server.activate(key_id)
         except WrongState as exc:
@@ -396,7 +386,12 @@ def used_key(cluster: KmsCluster, key_id: str, name: str) -> Key:
 
 
 def tell_created(key: Key, vm: VirtualMachine, job: Job, about: VirtualMachine | None = None) -> None:
-    events.record(
+    created_event(key, vm, job, about).save(force_insert=True)
+
+
+def created_event(key: Key, vm: VirtualMachine, job: Job, about: VirtualMachine | None = None) -> Event:
+    """The row of that event, not written yet."""
+    return events.draft(
         "key.created", f"Key {key} created at {key.cluster} for {vm}", target=about or vm, actor=job.actor, job=job,
         key_id=key.key_id, kms=key.cluster.name,
     )  # fmt: skip

@@ -5,24 +5,27 @@ KEK; then the VM's metadata says the same. A kill between the two leaves metadat
 the VM (the old KEK is not taken away); the resumed job writes it.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import OuterRef, Subquery
 from django.utils import timezone
 
 from encryption.engine import keywrap
+from encryption.engine.secret import Secret
 from encryption.models import OPENED_BY_SECRET, Key, KmsCluster, Stage, VmSecurity, WrappedSecret
 from encryption.services import locks, vm_metadata
-from encryption.services.key_access import KeySession, made_kek, new_key_name, tell_created, used_key
+from encryption.services.key_access import KeySession, created_event, made_kek, new_key_name, used_key
 from encryption.services.release import open_secrets
 from inventory import events, jobs
 from inventory.authorize import Actor, authorize
 from inventory.errors import Conflict, NotFound
 from inventory.jobs import Progress
-from inventory.models import Job, VirtualMachine
+from inventory.models import Event, Job, VirtualMachine
 from inventory.services import connections, sync
 from inventory.services.connections import Hypervisor
 from inventory.services.definitions import set_metadata
@@ -102,7 +105,8 @@ def renew_key(keyed: KeyedVm, cluster: KmsCluster, job: Job) -> KeyedVm:
         if has_key_of(job, keyed):
             return keyed
         rows = list(keyed.vm.wrapped_secrets.select_related("key__cluster", "virtual_machine"))
-        (renewed,) = take_over([new_key(keyed, rows, session, job)], cluster, job)
+        made = new_key(keyed, rows, session, job, lambda name: made_kek(session, keyed.vm, name=name, job=job))
+        (renewed,) = take_over([made], cluster, job)
         return renewed
 
 
@@ -111,9 +115,18 @@ def has_key_of(job: Job, keyed: KeyedVm) -> bool:
     return keyed.key.name == new_key_name(keyed.vm, job.pk)
 
 
-def new_key(keyed: KeyedVm, rows: Sequence[WrappedSecret], session: KeySession, job: Job, reason: str = "") -> NewKey:
-    """A KEK, made and fetched over one connection, and `rows`, all of the VM's data keys, under it. No row is written
-    by this."""
+def new_key(
+    keyed: KeyedVm,
+    rows: Sequence[WrappedSecret],
+    session: KeySession,
+    job: Job,
+    make: Callable[[str], tuple[str, Secret]],
+    reason: str = "",
+) -> NewKey:
+    """A KEK, and `rows`, all of the VM's data keys, under it. No row is written by this.
+
+    `make` gives the identifier and the KEK of this name, once all data keys are open.
+    """
     vm, name = keyed.vm, new_key_name(keyed.vm, job.pk)
     if any(row.stage != Stage.IN_USE for row in rows):
         raise Conflict(
@@ -122,7 +135,7 @@ def new_key(keyed: KeyedVm, rows: Sequence[WrappedSecret], session: KeySession, 
     opened = open_secrets(rows, session)
     if keyed.security.locked_at is not None:
         locks.release(vm, actor=job.actor, job=job)
-    key_id, kek = made_kek(session, vm, name=name, job=job)
+    key_id, kek = make(name)
     wrapped = tuple((one.row, keywrap.wrap(kek, one.data_key)) for one in opened)
     return NewKey(keyed, key_id, name, wrapped, reason)
 
@@ -133,31 +146,48 @@ def take_over(made: Sequence[NewKey], cluster: KmsCluster, job: Job) -> list[Key
     known = {key.key_id: key for key in cluster.keys.filter(key_id__in=[one.key_id for one in made])}
     new = {one.key_id: known.get(one.key_id) or used_key(cluster, one.key_id, one.name) for one in made}
     Key.objects.bulk_create(key for key_id, key in new.items() if key_id not in known)
-    rows = []
+    rows, told = [], []
     for one in made:
         vm, key, secrets = one.keyed.vm, new[one.key_id], len(one.wrapped)
         for row, wrapped in one.wrapped:
             row.wrapped, row.key = wrapped, key
             rows.append(row)
         one.keyed.security.key = key
-        VmSecurity.objects.filter(pk=one.keyed.security.pk).update(key=key, changed_at=timezone.now())
         if one.key_id not in known:
-            tell_created(key, vm, job)
+            told.append(created_event(key, vm, job))
         because = f": {one.reason}" if one.reason else ""
-        events.record(
+        recrypted = events.draft(
             "vm.recrypted", f"{vm} has the new key {key} instead of {one.keyed.key}{because}", target=vm,
             actor=job.actor, job=job, key_id=key.key_id, old_key_id=one.keyed.key.key_id, secrets=secrets,
             reason=one.reason,
         )  # fmt: skip
-    WrappedSecret.objects.bulk_update(rows, ["wrapped", "key"])
+        told.append(recrypted)
+    securities = VmSecurity.objects.filter(pk__in=[one.keyed.security.pk for one in made])
+    VmSecurity.objects.bulk_update([one.keyed.security for one in made], ["key"])
+    securities.update(changed_at=timezone.now())
+    # A CASE with a branch for each row is slow to build, and is kept to what differs from row to row.
+    WrappedSecret.objects.bulk_update(rows, ["wrapped"])
+    key_of_vm = securities.filter(virtual_machine=OuterRef("virtual_machine")).values("key")
+    WrappedSecret.objects.filter(pk__in=[row.pk for row in rows]).update(key=Subquery(key_of_vm))
+    Event.objects.bulk_create(told)
     return [KeyedVm(one.keyed.vm, one.keyed.security, new[one.key_id]) for one in made]
 
 
-def write_metadata(keyed: KeyedVm, hypervisor: Hypervisor) -> None:
-    """The VM's definition carries the wrapped keys of what it opens now."""
+def carried_secrets(vms: Iterable[VirtualMachine]) -> Mapping[UUID, list[WrappedSecret]]:
+    """Of each VM what its definition carries: the wrapped keys of what it opens now."""
+    found: dict[UUID, list[WrappedSecret]] = defaultdict(list)
+    rows = WrappedSecret.objects.filter(virtual_machine__in=vms, stage__in=OPENED_BY_SECRET).select_related("key")
+    for row in rows.exclude(stage=Stage.REPLACED, replaced_by__stage=Stage.SWITCHED):
+        found[row.virtual_machine_id].append(row)
+    return found
+
+
+def write_metadata(
+    keyed: KeyedVm, hypervisor: Hypervisor, carried: Mapping[UUID, Sequence[WrappedSecret]] | None = None
+) -> None:
+    """`carried`: of `carried_secrets`, where they were read with those of others."""
     vm = keyed.vm
-    rows = vm.wrapped_secrets.filter(stage__in=OPENED_BY_SECRET).select_related("key")
-    rows = rows.exclude(stage=Stage.REPLACED, replaced_by__stage=Stage.SWITCHED)
+    rows = (carried_secrets([vm]) if carried is None else carried).get(vm.pk, [])
     element = vm_metadata.element(vm, keyed.security.policy, keyed.key, rows)
     hypervisor.redefine(vm.uuid, lambda xml: set_metadata(xml, vm_metadata.NAMESPACE, element))
 

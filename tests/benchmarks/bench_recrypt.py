@@ -4,8 +4,9 @@
 
 The key server is a real PyKMIP process as the lab runs it, over mutual TLS. The host is libvirt's own test driver: its
 definitions are parsed and written by libvirt, but there is no network and no disk behind them. SQLite, as in a new
-installation. The server's own rate is taken before and after the job, by the same client, one request after another.
-How long the job had a request under way does not depend on what else the machine does meanwhile, that rate does.
+installation. The server's own rate is taken before and after the job, by the same client with nothing else to do: in
+messages of many requests, as the job sends them, and one request after another. The CPU time of the key server's
+process does not depend on what else the machine does meanwhile, rates do.
 """
 
 import argparse
@@ -16,9 +17,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from tests.benchmarks.domains import simulated_host
+
+# A label as the console gives it to a VM's key.
+ORDINARY = "vm vm-00001 00000000-0000-4000-8000-000000000001"
 
 
 def main() -> None:
@@ -43,8 +48,12 @@ def _run(count: int, folder: Path) -> None:
     import celery
     from django.contrib.auth.models import User
     from django.core.management import call_command
+    from django.db import connection
 
+    from encryption.adapters.kmip_batches import MESSAGE_REQUESTS
     from encryption.adapters.kmip_tls import Channel
+    from encryption.engine.key_server import KeyOrder
+    from encryption.engine.secret import Secret
     from encryption.models import Key, VmSecurity
     from encryption.services import recrypt, recrypt_many
     from encryption.services.key_access import KeySession
@@ -81,16 +90,31 @@ def _run(count: int, folder: Path) -> None:
         ids = list(old.values())
         with server.client() as client:
 
-            def own(number: int) -> None:
+            def one_by_one(number: int) -> None:
                 key_id = client.create_key(name=f"own {time.monotonic_ns()}")
                 client.activate(key_id)
                 client.get_key(key_id)
-
-            def own_and_old(number: int) -> None:
-                own(number)
                 client.get_key(ids[number % count])
 
-            before = _rate(own, 300), _rate(own_and_old, 300)
+            def in_batches(number: int) -> None:
+                if number % MESSAGE_REQUESTS:
+                    return
+                now = time.monotonic_ns()
+                orders = [KeyOrder(f"own {now} {one}", {"bartizan": ORDINARY}) for one in range(MESSAGE_REQUESTS)]
+                old_ids = [ids[(number + one) % count] for one in range(MESSAGE_REQUESTS)]
+                assert all(isinstance(key, Secret) for key in client.get_keys(old_ids))
+                made = [key_id for key_id in client.create_keys(orders) if isinstance(key_id, str)]
+                assert client.activate_keys(made) == (None,) * MESSAGE_REQUESTS
+                assert all(isinstance(key, Secret) for key in client.get_keys(made))
+
+            def alone() -> tuple[float, float, float]:
+                """Keys a second: one by one, in batches; and the server's CPU seconds for a key in a batch."""
+                slow = _rate(one_by_one, 200)
+                used = _cpu_seconds(server.process.pid)
+                quick = _rate(in_batches, 400)
+                return slow, quick, (_cpu_seconds(server.process.pid) - used) / 400
+
+            before = alone()
             job = recrypt.recrypt_provider(cluster_id=provider.pk, actor=admin)
             asked: list[float] = []
             exchange = Channel.exchange
@@ -101,26 +125,43 @@ def _run(count: int, folder: Path) -> None:
                 asked.append(time.perf_counter() - since)
                 return answer
 
-            with mock.patch.object(Channel, "exchange", timed):
-                began, cpu = time.perf_counter(), time.process_time()
+            n_queries = 0
+
+            def counted(execute: Callable[..., Any], *arguments: Any) -> Any:
+                nonlocal n_queries
+                n_queries += 1
+                return execute(*arguments)
+
+            with mock.patch.object(Channel, "exchange", timed), connection.execute_wrapper(counted):
+                began, cpu, of_server = time.perf_counter(), time.process_time(), _cpu_seconds(server.process.pid)
                 jobs.run(str(job.pk), recrypt_many.run_recrypt_vms)
                 took, busy = time.perf_counter() - began, time.process_time() - cpu
-            after = _rate(own, 300), _rate(own_and_old, 300)
+                of_server = _cpu_seconds(server.process.pid) - of_server
+            after = alone()
         job.refresh_from_db()
         assert job.status == "succeeded", job.message
         new = dict(VmSecurity.objects.values_list("virtual_machine", "key__key_id"))
         assert all(new[vm] != old[vm] for vm in old) and len(set(new.values())) == count
         keys = Key.objects.count()
-    make, make_and_old = ((one + other) / 2 for one, other in zip(before, after, strict=True))
+    slow, quick, cpu_each = ((one + other) / 2 for one, other in zip(before, after, strict=True))
     print(f"{'VMs in one job, and keys at the key server afterwards':<66} {count:8d} {keys:8d}")
     print(f"{'the job':<66} {took:8.1f} s {count / took:8.0f} a second")
     print(f"{'of it this process computing':<66} {busy:8.1f} s")
-    under_way = f"of it {len(asked)} requests to the key server under way"
+    print(f"{'of it the key server computing':<66} {of_server:8.1f} s")
+    under_way = f"of it {len(asked)} messages to the key server under way"
     print(f"{under_way:<66} {sum(asked):8.1f} s {sum(asked) / took:8.0%}")
-    print(f"{'key server alone: create, activate, get':<66} {make:19.0f} a second")
-    print(f"{'key server alone: the same and get of the old key':<66} {make_and_old:19.0f} a second")
-    print(f"{'job : key server alone, the same requests':<66} {count / took / make_and_old:10.2f}")
+    print(f"{'database queries':<66} {n_queries:8d}   {n_queries / count:8.1f} a VM")
+    print(f"{'key server alone, the same messages of many requests':<66} {count / quick:8.1f} s {quick:8.0f} a second")
+    print(f"{'    of it the key server computing':<66} {cpu_each * count:8.1f} s")
+    print(f"{'key server alone, one request in a message':<66} {count / slow:8.1f} s {slow:8.0f} a second")
+    print(f"{'job : key server alone, the same messages':<66} {took / (count / quick):10.2f}")
     print(f"{'peak memory':<66} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:8.0f} MiB")
+
+
+def _cpu_seconds(pid: int) -> float:
+    """What a process has computed so far, in user and system mode (proc(5), stat, fields 14 and 15)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _rate(work: Callable[[int], None], count: int) -> float:

@@ -4,12 +4,12 @@ import json
 import os
 import stat
 import subprocess
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 from uuid import UUID
 
 from typing_extensions import override
@@ -19,7 +19,10 @@ from encryption.engine import luks
 from encryption.engine.key_server import (
     KeyAttributes,
     KeyNotFound,
+    KeyOrder,
     KeyState,
+    KmsError,
+    KmsUnreachable,
     RevocationReason,
     ServerAddress,
     ServerInfo,
@@ -39,6 +42,9 @@ from inventory.engine.hypervisor import (
     VmFacts,
 )
 from tests.fakes import FakeHypervisor
+
+T = TypeVar("T")
+W = TypeVar("W")
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,6 +363,29 @@ class MemoryKeyServer:
         if key_id not in self.keys:
             raise KeyNotFound(self.address, key_id)
         return self.keys[key_id]
+
+    def create_keys(self, orders: Sequence[KeyOrder]) -> tuple[str | KmsError, ...]:
+        return self._each(orders, lambda order: self.create_key(name=order.name, labels=order.labels))
+
+    def activate_keys(self, key_ids: Sequence[str]) -> tuple[KmsError | None, ...]:
+        return self._each(key_ids, self.activate)
+
+    def get_keys(self, key_ids: Sequence[str]) -> tuple[Secret | KmsError, ...]:
+        return self._each(key_ids, self.get_key)
+
+    def _each(self, wanted: Sequence[W], ask: Callable[[W], T]) -> tuple[T | KmsError, ...]:
+        """One after the other, and none after one that found the server gone."""
+        outcomes: list[T | KmsError] = []
+        lost: KmsUnreachable | None = None
+        for one in wanted:
+            try:
+                outcomes.append(lost or ask(one))
+            except KmsUnreachable as exc:
+                outcomes.append(exc)
+                lost = KmsUnreachable(exc.server, exc.message)
+            except KmsError as exc:
+                outcomes.append(exc)
+        return tuple(outcomes)
 
     def state(self, key_id: str) -> KeyState:
         return self.states[key_id]
