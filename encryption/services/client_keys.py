@@ -21,10 +21,11 @@ from encryption.engine.key_server import KmsError
 from encryption.engine.secret import Secret
 from encryption.models import ClientKeyUpload, KmsCluster, TransportKey
 from encryption.services import certificates
-from encryption.services.key_access import client_with, cluster_of, console_key, service_error, unsealed
+from encryption.services.key_access import client_with, cluster_of, console_key, unsealed
 from encryption.services.key_providers import ask_check
 from encryption.services.key_trust import upload_context
 from encryption.services.keys import ENDED
+from encryption.services.kms_state import service_error
 from inventory import events
 from inventory.errors import Conflict, ServiceError, Untrusted
 from inventory.jobs import Progress

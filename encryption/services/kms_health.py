@@ -20,7 +20,8 @@ from encryption.adapters.server_certificate import fetch_server_certificate
 from encryption.engine.key_server import KmsError, ServerAddress
 from encryption.models import Key, KmsCluster, KmsServer
 from encryption.services import certificates, client_keys, key_access, key_lifecycle, kms_alarms, messages
-from encryption.services.key_access import cluster_of, note_connected, note_failure, service_error
+from encryption.services.key_access import cluster_of
+from encryption.services.kms_state import note_connected, note_failure, service_error
 from inventory import events
 from inventory.authorize import SYSTEM
 from inventory.errors import Conflict, NotFound, ServiceError, Untrusted

@@ -19,7 +19,8 @@ from encryption.engine.key_server import KmsError
 from encryption.engine.secret import Secret
 from encryption.models import KmsCluster, Stage, VmSecurity, WrappedSecret
 from encryption.services.kek_batch import KekBatch, WantedKek
-from encryption.services.key_access import KeySession, made_kek, new_key_name, service_error
+from encryption.services.key_access import KeySession, made_kek, new_key_name
+from encryption.services.kms_state import service_error
 from encryption.services.recrypt import (
     KeyedVm,
     NewKey,

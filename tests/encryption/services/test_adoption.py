@@ -6,7 +6,7 @@ import pytest
 from django.contrib.auth.models import AnonymousUser, User
 
 from encryption.models import Key, KmsCluster, LockCause, StoragePolicy, VmSecurity, WrappedSecret
-from encryption.services import adoption, key_access, key_providers, unlock, vm_metadata
+from encryption.services import adoption, key_providers, kms_state, unlock, vm_metadata
 from encryption.services.release import keep_keyed_rows
 from inventory.engine.hypervisor import Power
 from inventory.errors import Conflict, Invalid, Refused
@@ -134,8 +134,8 @@ def test_a_server_that_is_back_has_waiting_vms_tried(world: World) -> None:
     identity, _ = forget(world, provider_too=True)
     adoption.adopt_found()
     made = key_providers.add_cluster(name="Again", actor=world.actor, identity=identity)
-    assert key_access._has_locked_vms(made)
-    assert not key_access._has_locked_vms(key_providers.add_cluster(name="Other", actor=world.actor))
+    assert kms_state._has_locked_vms(made)
+    assert not kms_state._has_locked_vms(key_providers.add_cluster(name="Other", actor=world.actor))
 
 
 def test_taken_over_onto_a_named_provider(world: World) -> None:

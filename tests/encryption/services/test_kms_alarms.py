@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from encryption.engine.key_server import KeyAttributes, KeyNotFound, KeyState, KmsUnreachable, ServerAddress
 from encryption.models import Key, KmsCluster, KmsServer
-from encryption.services import certificates, key_access, key_lifecycle, key_providers, kms_alarms, locks
+from encryption.services import certificates, key_lifecycle, key_providers, kms_alarms, kms_state, locks
 from encryption.services.locks import Failure
 from inventory.authorize import SYSTEM
 from inventory.errors import Unavailable
@@ -33,7 +33,7 @@ def live() -> dict[str, list[str]]:
 
 
 def lose(server: KmsServer) -> None:
-    key_access.note_failure(server, KmsUnreachable(ServerAddress(server.host, server.port), "refused"))
+    kms_state.note_failure(server, KmsUnreachable(ServerAddress(server.host, server.port), "refused"))
 
 
 def test_one_server_lost_all_lost_and_back(kms: KmsCluster) -> None:
@@ -42,9 +42,9 @@ def test_one_server_lost_all_lost_and_back(kms: KmsCluster) -> None:
     assert live().keys() == {"kms.server_lost"} and "kms.example:5696" in live()["kms.server_lost"][0]
     lose(second)
     assert live().keys() == {"kms.unavailable"} and len(live()["kms.unavailable"]) == 2
-    key_access.note_connected(second)
+    kms_state.note_connected(second)
     assert live().keys() == {"kms.server_lost"}
-    key_access.note_connected(first)
+    kms_state.note_connected(first)
     assert live() == {}
     assert set(Event.objects.values_list("kind", flat=True)) == {"kms.server_lost", "kms.server_connected"}
 
@@ -54,13 +54,13 @@ def test_a_request_that_ends_late_does_not_lose_a_server_that_has_answered_since
     lose(second)
     asked_at = timezone.now()
     lose(first)
-    key_access.note_connected(KmsServer.objects.get(pk=first.pk))
+    kms_state.note_connected(KmsServer.objects.get(pk=first.pk))
     failure = KmsUnreachable(ServerAddress(first.host, first.port), "timed out")
-    key_access.note_failure(first, failure, asked_at=asked_at)
+    kms_state.note_failure(first, failure, asked_at=asked_at)
     first.refresh_from_db()
     assert first.state == KmsServer.State.CONNECTED and first.state_reason == ""
     assert live().keys() == {"kms.server_lost"}
-    key_access.note_failure(first, failure, asked_at=timezone.now())
+    kms_state.note_failure(first, failure, asked_at=timezone.now())
     assert live().keys() == {"kms.unavailable"}
 
 

@@ -13,7 +13,7 @@ from encryption.engine.key_server import (
     ServerAddress,
 )
 from encryption.models import Key, KmsCluster, KmsServer, LockCause, VmSecurity, WrappedSecret
-from encryption.services import key_access, kms_health, locks, recrypt, unlock
+from encryption.services import key_access, kms_health, kms_state, locks, recrypt, unlock
 from inventory.engine.hypervisor import Power
 from inventory.errors import Conflict, NotFound, Refused, ServiceError, Unavailable, Untrusted
 from inventory.models import Event, Job, JobStatus, Severity
@@ -249,7 +249,7 @@ def test_a_provider_without_locked_vms_asks_for_nothing(
     KmsServer.objects.update(state=KmsServer.State.UNREACHABLE)
     sent.clear()
     with django_capture_on_commit_callbacks(execute=True):
-        key_access.note_connected(server)
+        kms_state.note_connected(server)
     assert sent == []
 
 
