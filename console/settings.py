@@ -137,6 +137,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 10.0,
         "options": {"expires": 10},
     },
+    "sign a checkpoint of the history": {
+        "task": "inventory.sign_checkpoint",
+        "schedule": 60.0,
+        "options": {"expires": 60},
+    },
     "drop old job rows and console texts": {
         "task": "inventory.prune",
         "schedule": 3600.0,

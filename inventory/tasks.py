@@ -3,7 +3,7 @@
 from celery import shared_task
 
 from inventory import jobs
-from inventory.services import console, event_chain, hosts, housekeeping, power, saved_state
+from inventory.services import checkpoints, console, event_chain, hosts, housekeeping, power, saved_state
 
 
 @shared_task(name="inventory.connect_host")
@@ -54,6 +54,11 @@ def resume_interrupted_jobs() -> None:
 @shared_task(name="inventory.seal_events")
 def seal_events() -> None:
     event_chain.seal()
+
+
+@shared_task(name="inventory.sign_checkpoint")
+def sign_checkpoint() -> None:
+    checkpoints.sign_if_due()
 
 
 @shared_task(name="inventory.prune")

@@ -128,6 +128,7 @@ RIGHTS: Final[Mapping[str, Right]] = {
     "inventory.remove_host": _right(P.HOST_REMOVE),
     "inventory.remove_place": _right(P.PLACE_DELETE),
     "inventory.remove_vm": _right(P.VM_UNREGISTER),
+    "inventory.sign_events": _right(P.SETTINGS),
     "inventory.shut_down": _right(P.VM_POWER_OFF),
     "attestation.approve_references": _right(P.TRUST_APPROVE),
     "attestation.attest_host": _right(P.HOST_ATTEST),
