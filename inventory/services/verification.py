@@ -118,9 +118,8 @@ def _believed(trusted: frozenset[str]) -> tuple[dict[str, str], list[Problem]]:
 
 def _recorded_checkpoints() -> tuple[list[_Placed], list[Problem]]:
     placed, problems = [], []
-    rows = Event.objects.filter(kind=KIND, sequence__isnull=False).order_by("sequence")
-    for sequence, message in rows.values_list("sequence", "message"):
-        found = find_all(message)
+    for row in Event.objects.filter(kind=KIND, sequence__isnull=False).order_by("sequence"):
+        found, sequence = find_all(row.message), row.sequence or 0
         placed += [_Placed(f"event {sequence}", one) for one in found]
         if not found:
             problems.append(

@@ -10,7 +10,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from django.core.management.base import BaseCommand
 from django.db import DatabaseError
@@ -62,7 +62,7 @@ class Command(BaseCommand):
         if report.problems:
             sys.exit(_BROKEN)
 
-    def _refuse(self, exc: ServiceError | DatabaseError, *, as_json: bool) -> None:
+    def _refuse(self, exc: ServiceError | DatabaseError, *, as_json: bool) -> NoReturn:
         code, text, hint = (
             (exc.code, exc.message, exc.hint)
             if isinstance(exc, ServiceError)
