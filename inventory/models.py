@@ -188,6 +188,23 @@ class VirtualMachine(models.Model):
         return self.known_platform.has_vbs(has_secure_boot=self.has_secure_boot)
 
 
+class VmDefinition(models.Model):
+    """The definition of a VM's next start as its host last reported it: libvirt's XML, with secrets by UUID only.
+
+    A row of its own, so that no list loads it. It is that of the VM's row only where `sha256` is the same.
+    """
+
+    virtual_machine = models.OneToOneField(
+        VirtualMachine, on_delete=models.CASCADE, primary_key=True, related_name="stored_definition"
+    )
+    sha256 = models.CharField(max_length=64)
+    xml = models.TextField(blank=True, help_text="empty: longer than is kept")
+
+    @override
+    def __str__(self) -> str:
+        return f"definition of {self.virtual_machine}"
+
+
 class Disk(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     virtual_machine = models.ForeignKey(VirtualMachine, on_delete=models.CASCADE, related_name="disks")

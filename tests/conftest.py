@@ -9,6 +9,8 @@ from django.core.cache import cache
 from django.core.management import call_command
 from django.db import connection
 from django.test import Client
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from pytest_django import DjangoDbBlocker
 from typing_extensions import override
 from xdist.remote import Producer
@@ -22,6 +24,9 @@ from tests.fakes import FakeHypervisor, FakeSite
 TOGETHER: Final = ("e2e", "lab", "browser")
 """Folders whose tests share one costly thing (an installation, a lab, Chromium): each runs in one process."""
 _MIGRATED: Final = pytest.StashKey[tuple[DjangoDbBlocker, str]]()
+# How long an example takes says more about the machine than about the code.
+hypothesis_settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("any machine")
 
 
 class ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types

@@ -4,19 +4,17 @@ The UEFI variables are switched before the definition is, and back again where t
 """
 
 import posixpath
-from functools import partial
 from typing import Final
 
 from encryption.engine.options import StepKind
 from encryption.services import boot_variables
 from encryption.services.change import Change
 from encryption.services.options import plan_from_wish
+from encryption.services.switching import SECURE_BOOT, boot_edits
 from inventory import events
 from inventory.models import Severity
-from inventory.services.definitions import set_secure_boot, set_vbs, unset_vbs
 
 _DONE: Final = "boot_security"
-_SECURE_BOOT: Final = {True: "vm.secure_boot_on", False: "vm.secure_boot_off"}
 _EVENTS: Final = {
     "vm.vbs_set": (
         "{vm} has what virtualization-based security (VBS) needs; it is switched on in the guest",
@@ -32,21 +30,14 @@ def begin(change: Change) -> None:
     """Before parts begin: what is wanted, as edits; what they will have done, in the job's checkpoint."""
     kinds = {step.kind for step in plan_from_wish(change.vm, change.wish).steps}
     host = change.vm.host.known_abilities
-    done = []
-    if StepKind.UNSET_VBS in kinds:
-        change.edits.append(unset_vbs)
-        done.append("vm.vbs_unset")
-    turns_on = StepKind.SET_FIRMWARE in kinds and not change.vm.has_secure_boot
-    if StepKind.SET_FIRMWARE in kinds:
-        change.edits.append(partial(set_secure_boot, is_on=turns_on, host=host))
-        done.append(_SECURE_BOOT[turns_on])
-    if StepKind.SET_VBS in kinds:
-        change.edits.append(partial(set_vbs, host=host))
-        done.append("vm.vbs_set")
+    wanted = boot_edits(kinds, change.vm)
+    change.edits += [edit for _, edit in wanted]
+    done = [kind for kind, _ in wanted]
     if not done:
         return
     change.progress.checkpoint(**{_DONE: done})
     if StepKind.SET_FIRMWARE in kinds:
+        turns_on = not change.vm.has_secure_boot
         boot_variables.switch(change, is_on=turns_on, template=_template(host.secure_loader))
 
 
@@ -63,7 +54,7 @@ def record(change: Change) -> None:
 def give_up(change: Change) -> None:
     """What is switched stays so; where the definition is not, the variables are put back."""
     done = change.progress.job.checkpoint.get(_DONE, [])
-    wanted = next((is_on for is_on, kind in _SECURE_BOOT.items() if kind in done), None)
+    wanted = next((is_on for is_on, kind in SECURE_BOOT.items() if kind in done), None)
     if wanted is not None and change.facts.has_secure_boot != wanted:
         boot_variables.put_back(change)
 

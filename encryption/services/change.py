@@ -23,18 +23,13 @@ from encryption.services.key_access import fetched_key
 from encryption.services.options import Wish, encrypted_disks, policy_of
 from encryption.services.part_files import PartFiles
 from encryption.services.parts import is_plain_again, opens, path_in, uses
+from encryption.services.switching import Edit, SwitchedPart
+from encryption.services.switching import switched as switched_definition
 from inventory.errors import Conflict, Unavailable
 from inventory.jobs import Progress
 from inventory.models import Job, VirtualMachine
 from inventory.services.connections import Hypervisor, VmFacts
-from inventory.services.definitions import (
-    nvram_template,
-    set_disk,
-    set_dump_core,
-    set_metadata,
-    set_nvram,
-    set_tpm_secret,
-)
+from inventory.services.definitions import nvram_template
 
 DATA_KEY_BYTES: Final = 32
 _OF_PARTS: Final = [stage for stage in Stage if stage != Stage.DETACHED]
@@ -54,7 +49,7 @@ class Change:
     wish: Wish
     hypervisor: Hypervisor
     facts: VmFacts
-    edits: list[Callable[[str], str]] = field(default_factory=list)
+    edits: list[Edit] = field(default_factory=list)
 
     def rows(self, *stages: Stage) -> list[WrappedSecret]:
         return list(
@@ -365,13 +360,10 @@ def switch_definition(change: Change) -> None:
     ready = [*change.rows(Stage.ENCRYPTING), *change.rows(Stage.DECRYPTING)]
     element = _metadata(change, without=[row for row in ready if row.stage == Stage.DECRYPTING])
 
+    parts = [SwitchedPart.of(row) for row in ready]
+
     def edit(xml: str) -> str:
-        for change_hardware in change.edits:
-            xml = change_hardware(xml)
-        for row in ready:
-            xml = _switch(xml, row)
-        xml = set_metadata(xml, vm_metadata.NAMESPACE, element)
-        return set_dump_core(xml, is_allowed=element is None)
+        return switched_definition(xml, edits=change.edits, parts=parts, element=element)
 
     change.hypervisor.redefine(change.vm.uuid, edit)
     change.look()
@@ -382,17 +374,6 @@ def switch_definition(change: Change) -> None:
                 f"{row}: the host does not report the definition that it was given",
                 hint="look at the VM's definition on its host, then apply again",
             )
-
-
-def _switch(xml: str, row: WrappedSecret) -> str:
-    encrypt = row.stage == Stage.ENCRYPTING
-    secret_uuid = row.secret_uuid if encrypt else None
-    path = row.path if encrypt else row.plain_path
-    if row.purpose == Purpose.NVRAM:
-        return set_nvram(xml, path=path, secret_uuid=secret_uuid)
-    if row.purpose == Purpose.VTPM:
-        return set_tpm_secret(xml, secret_uuid)
-    return set_disk(xml, row.target, path=path, format="raw" if encrypt else row.plain_format, secret_uuid=secret_uuid)
 
 
 def _metadata(change: Change, *, without: list[WrappedSecret]) -> str | None:

@@ -15,11 +15,12 @@ A job that runs again looks at the rows' stages and the host (`change.settle`), 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from django.db import transaction
 
-from encryption.engine.options import HARDWARE
-from encryption.models import Key, Stage, VmMigration, VmSecurity
+from encryption.engine.options import HARDWARE, KEY_CODES, StepKind
+from encryption.models import EncryptedVmotion, Key, Stage, VmSecurity
 from encryption.services import boot_security, compliance, host_storage, live, offline, vmotion, vtpm_device
 from encryption.services import change as changes
 from encryption.services.change import Change
@@ -40,11 +41,15 @@ from inventory.models import Job, Severity, VirtualMachine
 from inventory.services import connections, sync
 from inventory.services.connections import HypervisorError
 
+_HARDWARE_ALONE: Final = frozenset(
+    kind.value for kind in {*HARDWARE, StepKind.WRAP_SECRETS, StepKind.SWITCH_DEFINITION, StepKind.SET_MIGRATION}
+)
+
 
 def apply_options(job: Job, progress: Progress) -> None:
     """The work of an `encryption.apply_options` job."""
     with changing(job, progress, lambda vm: Wish.from_params(job.params), _begin) as change:
-        refuse(change.vm, plan_from_wish(change.vm, change.wish))
+        refuse(change.vm, plan_from_wish(change.vm, change.wish), but_for=KEY_CODES)
         check_power(change)
         _carry_out(change)
 
@@ -159,15 +164,16 @@ def _finish(change: Change) -> None:
     with transaction.atomic():
         record_disk_policies(vm, change.wish)
         if not policy.encrypts and change.wish.encrypted_vmotion is not None:
-            mode = change.wish.encrypted_vmotion.value
-            VmMigration.objects.update_or_create(virtual_machine=vm, defaults={"encrypted": mode})
+            mode = EncryptedVmotion(change.wish.encrypted_vmotion.value)
+            vmotion.write_mode(vm, mode, actor=change.job.actor, job=change.job)
         if policy.encrypts:
             vmotion.keep_required(vm)
+        if policy.encrypts and not _is_hardware_alone(change):
             events.record_once(
                 "vm.encrypted", f"{vm} is encrypted by {policy}: {', '.join(parts) or 'no part yet'}", target=vm,
                 job=change.job, policy=policy.name, parts=parts, plan_digest=_digest(change),
             )  # fmt: skip
-        elif VmSecurity.objects.filter(virtual_machine=vm).delete()[0]:
+        elif not policy.encrypts and VmSecurity.objects.filter(virtual_machine=vm).delete()[0]:
             events.record_once(
                 "vm.decrypted", f"{vm} is decrypted", target=vm, job=change.job, severity=Severity.WARNING,
                 policy=policy.name, plan_digest=_digest(change),
@@ -177,6 +183,13 @@ def _finish(change: Change) -> None:
                 "vm.options_changed", f"Options of {vm} are changed", target=vm, job=change.job,
                 plan_digest=_digest(change),
             )  # fmt: skip
+
+
+def _is_hardware_alone(change: Change) -> bool:
+    """Whether the approved plan left the encryption of an encrypted VM as it was. A job of an older version, which
+    carries no plan, is taken for one that did not."""
+    kinds = {step["kind"] for step in change.job.params.get("plan", {}).get("steps", [])}
+    return bool(kinds) and kinds <= _HARDWARE_ALONE
 
 
 def _digest(change: Change) -> str:

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from encryption.engine.options import CurrentDisk, CurrentVm, Vmotion
-from encryption.models import Purpose, Stage, VmMigration, VmSecurity, WrappedSecret
-from encryption.services import boot_hardware
+from encryption.models import Purpose, Stage, VmSecurity, WrappedSecret
+from encryption.services import boot_hardware, key_readiness, vmotion
 from inventory.models import Disk, Firmware, VirtualMachine
 from inventory.services.connections import reaches_files, vtpm_state_path
 
@@ -23,7 +23,7 @@ def observe(vm: VirtualMachine) -> CurrentVm:
         for part in (Purpose.NVRAM if vm.is_nvram_encrypted else None, Purpose.VTPM if vm.is_tpm_encrypted else None)
         if part
     }
-    has_key = VmSecurity.objects.filter(virtual_machine=vm, key__isnull=False).exists()
+    security = VmSecurity.objects.select_related("key").filter(virtual_machine=vm).first()
     return CurrentVm(
         name=vm.name,
         is_present=vm.is_present,
@@ -37,7 +37,9 @@ def observe(vm: VirtualMachine) -> CurrentVm:
         tpm_state_known=vtpm_state_path(vm) is not None,
         home_is_ours=all((part, "") in held for part in needed),
         disks=tuple(_current_disks(vm, disks, held)),
-        has_key=has_key,
+        has_key=security is not None and security.key is not None,
+        key_state=key_readiness.key_state(security),
+        lock_reason=security.lock_detail if security is not None and security.locked_at else "",
         leftovers=tuple(_leftover(vm, disks, row) for row in rows if row.stage not in (Stage.IN_USE, Stage.REPLACED)),
         has_managed_save=vm.has_managed_save,
         snapshot_count=vm.snapshot_count,
@@ -46,16 +48,8 @@ def observe(vm: VirtualMachine) -> CurrentVm:
         has_secure_boot=vm.has_secure_boot,
         hardware=boot_hardware.hardware_of(vm),
         host=boot_hardware.abilities_of(vm.host),
-        encrypted_vmotion=_vmotion(vm, is_encrypted=has_key),
+        encrypted_vmotion=Vmotion(vmotion.effective_mode(vm).value),
     )
-
-
-def _vmotion(vm: VirtualMachine, *, is_encrypted: bool) -> Vmotion:
-    """An encrypted VM always travels encrypted, whatever its row says."""
-    if is_encrypted:
-        return Vmotion.REQUIRED
-    chosen = VmMigration.objects.filter(virtual_machine=vm).values_list("encrypted", flat=True).first()
-    return Vmotion(chosen) if chosen else Vmotion.OPPORTUNISTIC
 
 
 def _leftover(vm: VirtualMachine, disks: list[Disk], row: WrappedSecret) -> str:

@@ -4,7 +4,7 @@ The home and each disk have a storage policy of their own. A VM that is not encr
 its disks count as under the built-in policy that does not encrypt.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 from uuid import UUID
@@ -13,7 +13,7 @@ from django.db import transaction
 from django.db.models import Q
 
 from encryption.engine import options
-from encryption.engine.options import Approved, Assignment, CurrentVm, DesiredVm, StepKind
+from encryption.engine.options import KEY_CODES, Approved, Assignment, CurrentVm, DesiredVm, StepKind
 from encryption.engine.options import Finding as Finding  # the shapes that delivery code shows
 from encryption.engine.options import Plan as Plan
 from encryption.engine.options import Vmotion as Vmotion
@@ -26,6 +26,7 @@ from encryption.models import (
     VmSecurity,
     WrappedSecret,
 )
+from encryption.services import definition_preview, key_readiness
 from encryption.services.current_vm import observe as observe
 from encryption.services.planned_change import PlannedChange as PlannedChange
 from encryption.services.planned_change import PlanProgress as PlanProgress
@@ -156,7 +157,7 @@ def vm_options(*, vm_id: UUID, actor: Actor) -> VmOptions:
         disk_policies={row.target: row.policy for row in vm.disk_policies.select_related("policy")},
         compliance=Compliance.objects.filter(virtual_machine=vm).first(),
         current=current,
-        obstacles=options.obstacles(current, has_key_provider=any(one.is_default for one in providers)),
+        obstacles=options.obstacles(current, key_provider=key_readiness.provider_state(_provider(vm, None))),
         progress=progress_of(vm, APPLY.name, is_live=True),
     )
 
@@ -175,15 +176,19 @@ def _counts(row: WrappedSecret) -> bool:
     return row.stage != Stage.ENCRYPTING or row.replaces is None
 
 
-def plan_options(*, vm_id: UUID, wish: Wish, actor: Actor) -> PlannedChange:
-    """What would be done, from what is known now, and what that means. Changes nothing."""
+def plan_options(*, vm_id: UUID, wish: Wish, actor: Actor, with_definition: bool = True) -> PlannedChange:
+    """What would be done, from what is known now, and what that means. Changes nothing. `with_definition`: with the
+    difference that it makes to the VM's definition."""
     vm = vm_of(vm_id)
     authorize(actor, VIEW, vm)
     current, desired = observe(vm), desired_of(vm, wish)
     plan = options.plan(current, desired)
-    provider = _kms_cluster(vm, wish)
+    provider = _provider(vm, wish)
     told = options.effects(current, desired, plan, host=vm.host.name, key_provider=provider.name if provider else "")
-    return PlannedChange(plan, Approved.of(plan, vm.definition_sha256).digest, told)
+    shown = None
+    if with_definition and plan.steps and not plan.refusals:
+        shown = definition_preview.preview(vm, plan, policy=home_policy(wish), provider=provider)
+    return PlannedChange(plan, Approved.of(plan, vm.definition_sha256).digest, told, shown)
 
 
 def plan_from_wish(vm: VirtualMachine, wish: Wish) -> Plan:
@@ -195,7 +200,7 @@ def desired_of(vm: VirtualMachine, wish: Wish) -> DesiredVm:
     return DesiredVm(
         policy.encrypts,
         frozenset(target for target, one in disks.items() if one.encrypts),
-        has_key_provider=_kms_cluster(vm, wish) is not None,
+        key_provider=key_readiness.provider_state(_provider(vm, wish)),
         assignments=tuple(_assignments(vm, policy, disks)) if policy.encrypts else (),
         known_disks=frozenset(disks),
         home_is_for_vtpm=policy.is_for_vtpm,
@@ -273,7 +278,7 @@ def check_approved(vm: VirtualMachine, wish: Wish, params: Mapping[str, Any]) ->
     """Worker side: whether the plan, made again from fresh facts, is still the one that was approved. Raises Conflict
     with the first refusal that it has now, else `plan_outdated`."""
     plan = plan_from_wish(vm, wish)
-    refuse(vm, plan)
+    refuse(vm, plan, but_for=KEY_CODES)
     if "plan" in params:
         told = options.differences(Approved.from_params(params["plan"]), Approved.of(plan, vm.definition_sha256))
         if told:
@@ -288,9 +293,10 @@ def outdated(vm: VirtualMachine, told: Sequence[str]) -> Conflict:
     )  # fmt: skip
 
 
-def refuse(vm: VirtualMachine, plan: Plan) -> None:
-    if plan.refusals:
-        first = plan.refusals[0]
+def refuse(vm: VirtualMachine, plan: Plan, *, but_for: Collection[str] = ()) -> None:
+    """Raises Conflict with the first refusal. `but_for`: codes of what the worker does not believe but tries itself."""
+    first = next((one for one in plan.refusals if one.code not in but_for), None)
+    if first is not None:
         raise Conflict(first.code, f"{vm}: {first.text}", hint=first.hint)
 
 
@@ -301,6 +307,12 @@ def kms_cluster_of(vm: VirtualMachine, wish: Wish) -> KmsCluster:
             "no_key_provider", "there is no key provider to take a key from", hint="add one under Key Providers"
         )
     return found
+
+
+def _provider(vm: VirtualMachine, wish: Wish | None) -> KmsCluster | None:
+    """The one that the VM's key is of, else the wanted one, else the default."""
+    chosen = _kms_cluster(vm, wish) if wish else KmsCluster.objects.filter(is_default=True).first()
+    return KmsCluster.objects.filter(keys__virtual_machines__virtual_machine=vm).first() or chosen
 
 
 def _kms_cluster(vm: VirtualMachine, wish: Wish) -> KmsCluster | None:

@@ -52,7 +52,8 @@ def plan_many(*, vm_ids: Sequence[UUID], wish: ManyWish, actor: Actor) -> tuple[
     found = []
     for vm in _vms(vm_ids, actor):
         try:
-            change = options.plan_options(vm_id=vm.pk, wish=_wish_for(vm, wish, actor), actor=actor)
+            wanted = _wish_for(vm, wish, actor)
+            change = options.plan_options(vm_id=vm.pk, wish=wanted, actor=actor, with_definition=False)
             found.append(VmPlan(vm, change))
         except ServiceError as exc:
             found.append(VmPlan(vm, None, exc))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from encryption.engine import options
 from encryption.engine.options import Approved, Effect, Finding, Plan, PlannedStep, State, Step, StepKind
+from encryption.services.definition_preview import DefinitionChange
 from inventory.models import Job, JobStatus, TargetKind, VirtualMachine
 
 
@@ -14,6 +15,7 @@ class PlannedChange:
     plan: Plan
     digest: str
     effects: tuple[Effect, ...]
+    definition: DefinitionChange | None = None  # None: not asked for, or nothing may be done
 
     @property
     def steps(self) -> tuple[Step, ...]:

@@ -4,13 +4,14 @@ from typing import Final
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import Exists, Q
 
 from encryption.engine.migration import Mode
-from encryption.models import EncryptedVmotion, Stage, VmMigration
+from encryption.models import EncryptedVmotion, Stage, VmMigration, VmSecurity, WrappedSecret
 from inventory import events
 from inventory.authorize import Actor, authorize
 from inventory.errors import Conflict, Invalid
-from inventory.models import VirtualMachine
+from inventory.models import Disk, Job, VirtualMachine
 from inventory.services.virtual_machines import vm_of
 
 ACTION: Final = "encryption.set_encrypted_vmotion"
@@ -18,13 +19,12 @@ FIXED: Final = "an encrypted VM always migrates encrypted: its disks would trave
 
 
 def is_encrypted(vm: VirtualMachine) -> bool:
-    """Whether any part of it is, by this console's keys or by others."""
-    return (
-        vm.is_nvram_encrypted
-        or vm.is_tpm_encrypted
-        or vm.disks.filter(is_encrypted=True).exists()
-        or vm.wrapped_secrets.exclude(stage=Stage.DETACHED).exists()
-    )
+    """Whether any part of it is, by this console's keys or by others. One query."""
+    own = Q(is_nvram_encrypted=True) | Q(is_tpm_encrypted=True)
+    disks = Exists(Disk.objects.filter(virtual_machine=vm, is_encrypted=True))
+    secrets = Exists(WrappedSecret.objects.filter(virtual_machine=vm).exclude(stage=Stage.DETACHED))
+    key = Exists(VmSecurity.objects.filter(virtual_machine=vm, key__isnull=False))
+    return VirtualMachine.objects.filter(own | Q(disks) | Q(secrets) | Q(key), pk=vm.pk).exists()
 
 
 def chosen_mode(vm: VirtualMachine) -> Mode:
@@ -51,12 +51,19 @@ def set_encrypted_vmotion(*, vm_id: UUID, mode: str, actor: Actor) -> VmMigratio
         raise Conflict(
             "encrypted_vmotion_fixed", f"encrypted vMotion of {vm} is fixed: {FIXED}", hint="decrypt it first"
         )
+    return write_mode(vm, EncryptedVmotion(mode), actor=actor)
+
+
+def write_mode(
+    vm: VirtualMachine, mode: EncryptedVmotion, *, actor: Actor | str, job: Job | None = None
+) -> VmMigration:
+    """Whoever asked for it, and however: one event, where it is another mode than before. In a transaction."""
     before = chosen_mode(vm)
     row, _ = VmMigration.objects.update_or_create(virtual_machine=vm, defaults={"encrypted": mode})
     if before.value != mode:
         events.record(
-            "vm.encrypted_vmotion_changed", f"Encrypted vMotion of {vm}: {EncryptedVmotion(mode).label}", target=vm,
-            actor=actor, before=before.value, after=mode,
+            "vm.encrypted_vmotion_changed", f"Encrypted vMotion of {vm}: {mode.label}", target=vm, actor=actor, job=job,
+            before=before.value, after=mode.value,
         )  # fmt: skip
     return row
 

@@ -157,6 +157,7 @@ class LibvirtHost:
             snapshot_count=aside.snapshots,
             memory_snapshot_count=aside.memory_snapshots,
             is_down_by_failure=power is Power.OFF and stats.get("state.reason") in _FAILURES,
+            definition="" if facts.definition_sha256 in known else facts.definition,
         )
         if is_active:
             return replace(facts, disks=_with_stats(facts.disks, stats))

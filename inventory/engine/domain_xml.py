@@ -83,6 +83,7 @@ def read_facts(inactive: str, *, live: str | None, power: Power, is_persistent: 
         definition_sha256=digest,
         dumps_core=_dumps_core(root),
         platform=platform.read(root),
+        definition=inactive,
     )
 
 

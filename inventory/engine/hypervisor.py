@@ -111,7 +111,8 @@ class VmFacts:
     `dumps_core`: the definition leaves guest memory in core dumps of QEMU. `memory_snapshot_count`: of the snapshots
     that libvirt knows, those that were taken of the running guest with its memory. NOT counted: snapshots inside an
     image that libvirt has no metadata of. `is_down_by_failure`: it is off although nobody shut it down: its
-    last start failed (the host's autostart too), or its QEMU died."""
+    last start failed (the host's autostart too), or its QEMU died. `definition`: the inactive XML, without secrets;
+    empty where it was not asked for."""
 
     uuid: UUID
     name: str
@@ -134,6 +135,7 @@ class VmFacts:
     memory_snapshot_count: int = 0
     is_down_by_failure: bool = False
     platform: Platform = field(default_factory=Platform)
+    definition: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +257,7 @@ class Hypervisor(Protocol):
         """All domains, defined and running; one that vanishes or cannot be read meanwhile is left out.
 
         Asking for the size of a stopped VM's disks is dear, so it is left out (0) where `definition_sha256` is in
-        `known_definitions`: the caller has the sizes already.
+        `known_definitions`, and so is the definition itself: the caller has both already.
         """
         ...
 

@@ -16,6 +16,7 @@ from inventory.engine.domain_copy import (
     with_new_identity,
     with_secrets,
 )
+from inventory.engine.domain_diff import difference
 from inventory.engine.domain_edit import (
     add_disk,
     metadata,
@@ -33,6 +34,7 @@ from inventory.engine.domain_tpm import add_tpm, remove_tpm
 from inventory.engine.domain_vbs import set_secure_boot, set_vbs, unset_vbs
 from inventory.engine.domain_xml import BadDefinition, loader_path, names_path, read_facts
 from inventory.engine.hypervisor import Power, VmFacts
+from inventory.models import VirtualMachine, VmDefinition
 
 __all__ = [
     "BadDefinition",
@@ -45,6 +47,7 @@ __all__ = [
     "boot_files",
     "check_portable",
     "checked_name",
+    "difference",
     "loader_path",
     "metadata",
     "moved",
@@ -64,6 +67,7 @@ __all__ = [
     "set_secure_boot",
     "set_tpm_secret",
     "set_vbs",
+    "stored_definition",
     "traits",
     "unset_vbs",
     "with_files",
@@ -71,6 +75,12 @@ __all__ = [
     "with_new_identity",
     "with_secrets",
 ]
+
+
+def stored_definition(vm: VirtualMachine) -> str:
+    """The definition that the VM's host last reported; "" where that is not kept, or older than the VM's row."""
+    found = VmDefinition.objects.filter(virtual_machine=vm, sha256=vm.definition_sha256).first()
+    return found.xml if found is not None and vm.definition_sha256 else ""
 
 
 def next_start(xml: str) -> VmFacts:

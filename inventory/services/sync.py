@@ -86,7 +86,8 @@ def sync_host(host: Host, hypervisor: Hypervisor, *, actor: str = SYSTEM.usernam
     read_at = timezone.now()
     mine = VirtualMachine.objects.filter(host=host)
     known = dict(mine.exclude(definition_sha256="").values_list("uuid", "definition_sha256"))
-    facts = list(hypervisor.virtual_machines(known_definitions=frozenset(known.values())))
+    kept = frozenset(vm_rows.kept_definitions(mine))
+    facts = list(hypervisor.virtual_machines(known_definitions=kept))
     facts = _without_arriving(host, facts)
     sync_datastores(host, hypervisor)
     facts, elsewhere = _settle_claims(host, facts, known.keys())
@@ -94,6 +95,7 @@ def sync_host(host: Host, hypervisor: Hypervisor, *, actor: str = SYSTEM.usernam
         is_first = not _lock(host) and not mine.exists()
         plan = reconcile(vm_rows.load(mine), elsewhere, facts, read_at=read_at)
         new = vm_rows.write(plan, host.pk)
+        vm_rows.keep_definitions(host.pk, facts)
         synced = Synced(len(facts), len(plan.new), len(plan.changed), len(plan.gone))
         _record(host, plan, new, tells_new=not is_first)
         if is_first:
@@ -131,6 +133,7 @@ def refresh_uuids(host: Host, hypervisor: Hypervisor, uuids: Iterable[UUID]) -> 
         # All rows given are those asked for, so whatever is missing among the facts is gone.
         plan = reconcile(vm_rows.load(mine), elsewhere, facts, read_at=read_at)
         new = vm_rows.write(plan, host.pk)
+        vm_rows.keep_definitions(host.pk, facts)
         _record(host, plan, new, tells_new=True)
         _tell(host, plan)
 

@@ -7,14 +7,18 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
 from django.utils import timezone
 
+from inventory.engine.hypervisor import VmFacts
 from inventory.engine.reconcile import Changed, DiskRecord, KnownVm, Plan, VmRecord
-from inventory.models import Disk, VirtualMachine
+from inventory.models import Disk, VirtualMachine, VmDefinition
 
 _FIELDS: Final = tuple(name for name in VmRecord.__dataclass_fields__ if name != "disks")
 _DISK_FIELDS: Final = tuple(DiskRecord.__dataclass_fields__)
+_BATCH: Final = 500
+MOST_CHARACTERS: Final = 256 * 1024
+"""Of a definition that is stored: those of people have some thousands."""
 
 # Told, within the transaction, which disks their VM no longer has: (VM id, target).
 DetachedHook = Callable[[Sequence[tuple[UUID, str]]], None]
@@ -58,6 +62,32 @@ def write(plan: Plan, host_id: UUID) -> dict[UUID, VirtualMachine]:
         rows = VirtualMachine.objects.filter(pk__in=gone)
         rows.update(is_present=False, power_state="unknown", last_changed_at=now)
     return new
+
+
+def kept_definitions(rows: QuerySet[VirtualMachine]) -> Iterable[str]:
+    """The digests of those whose definition is stored as it now is. One query, without the definitions."""
+    found = rows.filter(stored_definition__sha256=F("definition_sha256")).order_by()
+    return found.values_list("definition_sha256", flat=True).iterator()
+
+
+def keep_definitions(host_id: UUID, facts: Iterable[VmFacts]) -> None:
+    """Stores the definitions that came along, where they are other ones than before. Two queries where none is."""
+    came = {fact.uuid: fact for fact in facts if fact.definition}
+    if not came:
+        return
+    rows = VirtualMachine.objects.filter(host=host_id).order_by()
+    if len(came) <= _BATCH:
+        rows = rows.filter(uuid__in=came)
+    changed = []
+    for vm_id, vm_uuid, stored in rows.values_list("id", "uuid", "stored_definition__sha256").iterator():
+        fact = came.get(vm_uuid)
+        if fact is not None and fact.definition_sha256 != stored:
+            xml = fact.definition if len(fact.definition) <= MOST_CHARACTERS else ""
+            changed.append(VmDefinition(virtual_machine_id=vm_id, sha256=fact.definition_sha256, xml=xml))
+    VmDefinition.objects.bulk_create(
+        changed, batch_size=_BATCH, update_conflicts=True, unique_fields=["virtual_machine"],
+        update_fields=["sha256", "xml"],
+    )  # fmt: skip
 
 
 def _write_changed(changed: Iterable[Changed], host_id: UUID, now: datetime) -> None:

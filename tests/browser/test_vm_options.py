@@ -6,7 +6,7 @@ from playwright.sync_api import Page, expect
 
 from encryption.models import KmsCluster
 from inventory.engine.abilities import HostAbilities
-from inventory.models import Host, Job, JobStatus, PowerState, VirtualMachine
+from inventory.models import Host, Job, JobStatus, PowerState, VirtualMachine, VmDefinition
 from tests.browser.conftest import Console
 from tests.sample import Sample
 
@@ -27,7 +27,24 @@ def vm(inventory: Sample) -> VirtualMachine:
         is_tpm_encrypted=False,
     )  # fmt: skip
     inventory.off_vm.refresh_from_db()
+    define(inventory.off_vm)
     return inventory.off_vm
+
+
+def define(vm: VirtualMachine) -> None:
+    """Its definition, as a host would have reported it."""
+    disks = "".join(
+        f"<disk type='file' device='disk'><driver name='qemu' type='{disk.format}'/><source file='{disk.source}'/>"
+        f"<target dev='{disk.target}' bus='virtio'/></disk>"
+        for disk in vm.disks.all()
+    )
+    xml = (
+        f"<domain type='kvm'><name>{vm.name}</name><uuid>{vm.uuid}</uuid><memory unit='KiB'>9437184</memory>"
+        "<os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type><loader readonly='yes' type='pflash'>"
+        f"/f/OVMF_CODE_4M.fd</loader><nvram>{vm.nvram_path}</nvram></os><devices>{disks}</devices></domain>"
+    )
+    VmDefinition.objects.create(virtual_machine=vm, sha256="aa", xml=xml)
+    VirtualMachine.objects.filter(pk=vm.pk).update(definition_sha256="aa")
 
 
 def tab_to(page: Page, selector: str) -> None:
@@ -48,6 +65,11 @@ def test_a_vtpm_is_planned_and_applied_by_keyboard(console: Console, vm: Virtual
     expect(page.locator("#plan")).to_contain_text("Add a TPM 2.0")
     expect(page.locator("#plan")).to_contain_text("encrypted because of the vTPM")
     expect(page.locator("#plan dl.facts")).to_contain_text("Keys to be made")
+    tab_to(page, "#plan details.definition summary")
+    page.keyboard.press("Enter")
+    tab_to(page, "#plan .diff")  # scrolled by keyboard
+    expect(page.locator("#plan .diff .added").first).to_be_visible()
+    assert "{new secret of vTPM state}" in page.locator("#plan .diff").inner_text()
     console.shot("vm-options-vtpm-plan")
     assert console.axe() == []
     tab_to(page, "button.btn-primary")
@@ -59,8 +81,11 @@ def test_a_vtpm_is_planned_and_applied_by_keyboard(console: Console, vm: Virtual
     expect(page.locator("#plan-progress [aria-current=step]")).to_contain_text("Encrypt the NVRAM")
     console.shot("vm-options-progress")
     assert console.axe() == []
+    VirtualMachine.objects.filter(pk=vm.pk).update(tpm_model="tpm-crb", tpm_version="2.0", is_tpm_encrypted=True)
     Job.objects.filter(target_id=vm.pk, kind="encryption.apply_options").update(status=JobStatus.SUCCEEDED, step="")
     expect(page.locator("#plan-progress")).to_contain_text("Plan applied")
+    expect(page.locator("#id_vtpm")).to_contain_text("TPM 2.0")  # the form, too, shows what is so by now
+    expect(page.locator("#id_vtpm")).to_contain_text("None: remove it")
 
 
 @pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 1440), ("light", 420)])

@@ -192,17 +192,24 @@ class PlanOut(Schema):
 
 
 class OptionsPlanOut(PlanOut):
-    """`digest`: sent along with the change, it says which plan was seen; `effects`: what the plan means."""
+    """`digest`: sent along with the change, it says which plan was seen; `effects`: what the plan means.
+    `definition_difference`: lines of a unified diff of the VM's definition, what cannot be known before in braces;
+    null where nothing may be done, or where `definition_note` says why it cannot be shown."""
 
     digest: str
     effects: list[EffectOut]
+    definition_difference: list[str] | None
+    definition_note: str
 
     @classmethod
     def of_change(cls, change: PlannedChange) -> Self:
+        told = change.definition
         return cls(
             **PlanOut.of(change.plan).model_dump(),
             digest=change.digest,
             effects=[EffectOut(label=one.label, text=one.text) for one in change.effects],
+            definition_difference=list(told.lines) if told and not told.note else None,
+            definition_note=told.note if told else "",
         )
 
 

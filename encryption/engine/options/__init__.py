@@ -6,12 +6,22 @@ from encryption.engine.options.digest import Approved, differences
 from encryption.engine.options.effects import Effect, effects
 from encryption.engine.options.encryption import host_copies, kept_states
 from encryption.engine.options.hardware import HostAbilities, VmHardware
+from encryption.engine.options.keys import CODES as KEY_CODES
 from encryption.engine.options.plan import plan
-from encryption.engine.options.state import Assignment, CurrentDisk, CurrentVm, DesiredVm, Vmotion
+from encryption.engine.options.state import (
+    Assignment,
+    CurrentDisk,
+    CurrentVm,
+    DesiredVm,
+    KeyProvider,
+    KeyState,
+    Vmotion,
+)
 from encryption.engine.options.steps import HARDWARE, Finding, How, Plan, Step, StepKind, gigabytes
 
 __all__ = [
     "HARDWARE",
+    "KEY_CODES",
     "Approved",
     "Assignment",
     "CurrentDisk",
@@ -21,6 +31,8 @@ __all__ = [
     "Finding",
     "HostAbilities",
     "How",
+    "KeyProvider",
+    "KeyState",
     "Plan",
     "PlannedStep",
     "State",

@@ -6,9 +6,9 @@ A control is tried: what the plan would refuse if it were set the other way is w
 from dataclasses import replace
 from typing import Final
 
-from encryption.engine.options import vbs, vtpm
+from encryption.engine.options import keys, vbs, vtpm
 from encryption.engine.options.encryption import kept_states, wish_refusals
-from encryption.engine.options.state import CurrentVm, DesiredVm
+from encryption.engine.options.state import CurrentVm, DesiredVm, KeyProvider
 from encryption.engine.options.steps import Finding
 
 VTPM: Final = "vtpm"
@@ -18,19 +18,20 @@ VMOTION: Final = "encrypted_vmotion"
 POLICY: Final = "policy"
 
 
-def obstacles(current: CurrentVm, *, has_key_provider: bool) -> dict[str, tuple[Finding, ...]]:
-    """By control; empty for one that can be used."""
+def obstacles(current: CurrentVm, *, key_provider: KeyProvider) -> dict[str, tuple[Finding, ...]]:
+    """By control; empty for one that can be used. `key_provider`: the VM's own, or the default one."""
     encrypted = frozenset(disk.target for disk in current.disks if disk.is_hard_disk and disk.is_encrypted)
-    as_it_is = DesiredVm(current.has_key or bool(encrypted), encrypted, has_key_provider=has_key_provider)
+    as_it_is = DesiredVm(current.has_key or bool(encrypted), encrypted, key_provider=key_provider)
     with_vtpm = replace(as_it_is, vtpm=not current.has_tpm, encrypt_home=as_it_is.encrypt_home or not current.has_tpm)
     other_boot = replace(as_it_is, secure_boot=not current.has_secure_boot)
     if current.hardware.has_vbs:
         other_boot = replace(other_boot, vbs=False)
     other_vbs = replace(as_it_is, vbs=not current.hardware.has_vbs)
-    kept = tuple(kept_states(current))
+    kept, no_keys = tuple(kept_states(current)), tuple(keys.refusals(current, as_it_is))
+    of_vtpm = () if current.has_tpm else no_keys
     return {
-        POLICY: tuple(wish_refusals(current, replace(as_it_is, encrypt_home=True))),
-        VTPM: (*wish_refusals(current, with_vtpm), *vtpm.refusals(current, with_vtpm), *kept),
+        POLICY: (*wish_refusals(current, replace(as_it_is, encrypt_home=True)), *no_keys),
+        VTPM: (*wish_refusals(current, with_vtpm), *vtpm.refusals(current, with_vtpm), *of_vtpm, *kept),
         SECURE_BOOT: (*wish_refusals(current, as_it_is), *vbs.refusals(current, other_boot), *kept),
         VBS: (*wish_refusals(current, as_it_is), *vbs.refusals(current, other_vbs), *kept),
         VMOTION: _fixed(current),
@@ -38,7 +39,7 @@ def obstacles(current: CurrentVm, *, has_key_provider: bool) -> dict[str, tuple[
 
 
 def _fixed(current: CurrentVm) -> tuple[Finding, ...]:
-    if not current.has_key:
+    if not current.is_encrypted:
         return ()
     return (
         Finding(

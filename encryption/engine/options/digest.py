@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Self, TypedDict
 
+from encryption.engine.options import keys
 from encryption.engine.options.advance import PlannedStep, StepParams
 from encryption.engine.options.steps import Plan
 
@@ -38,13 +39,14 @@ class Approved:
 
 def digest(plan: Plan, definition: str) -> str:
     """SHA-256, hexadecimal, over the canonical JSON of steps, the codes of warnings and refusals, and the
-    definition's digest. NOT covered: amounts. They are estimates from the last look, and the worker checks the space.
+    definition's digest. NOT covered: amounts, which are estimates from the last look (the worker checks the space), and
+    how the key provider was last seen (the worker asks it).
     """
     shown = {
         "definition": definition,
         "steps": [[step.kind, step.target, step.how, step.text, step.undo] for step in plan.steps],
-        "warnings": [one.code for one in plan.warnings],
-        "refusals": [one.code for one in plan.refusals],
+        "warnings": [one.code for one in plan.warnings if one.code not in keys.CODES],
+        "refusals": [one.code for one in plan.refusals if one.code not in keys.CODES],
     }
     return hashlib.sha256(json.dumps(shown, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

@@ -1,9 +1,13 @@
 """Rules and steps of home and disks; for the rules see `plan.py`."""
 
 from collections.abc import Iterable
+from typing import Final
 
-from encryption.engine.options.state import Assignment, CurrentDisk, CurrentVm, DesiredVm
+from encryption.engine.options.state import Assignment, CurrentDisk, CurrentVm, DesiredVm, KeyProvider
 from encryption.engine.options.steps import Finding, How, Step, StepKind, gigabytes
+
+_UNDO_HOME: Final = "choose a policy for the VM home that does not encrypt, once no disk is encrypted"
+_UNDO_DECRYPTION: Final = "encrypt it again, under new keys; what was in clear meanwhile may have been read"
 
 
 def hard_disks(current: CurrentVm) -> Iterable[CurrentDisk]:
@@ -26,7 +30,7 @@ def wish_refusals(current: CurrentVm, desired: DesiredVm) -> Iterable[Finding]:
             "A disk cannot be encrypted while the VM itself is not",
             "choose an encrypting policy for the VM as well",
         )
-    if desired.encrypt_home and not desired.has_key_provider:
+    if desired.encrypt_home and desired.key_provider is KeyProvider.NONE:
         yield Finding("no_key_provider", "There is no key provider to take a key from", "add one under Key Providers")
     if desired.home_is_for_vtpm and not (current.has_tpm or desired.vtpm):
         yield Finding(
@@ -126,14 +130,17 @@ def home_steps(current: CurrentVm, desired: DesiredVm) -> list[Step]:
     has_tpm = current.has_tpm and desired.vtpm is not False  # what is removed is not converted before
     if desired.encrypt_home:
         if current.nvram_path and not current.is_nvram_encrypted:
-            steps.append(Step(StepKind.ENCRYPT_NVRAM, "", How.ENGINE, "Encrypt the NVRAM into a LUKS image"))
+            text = "Encrypt the NVRAM into a LUKS image"
+            steps.append(Step(StepKind.ENCRYPT_NVRAM, "", How.ENGINE, text, undo=_UNDO_HOME))
         if has_tpm and not current.is_tpm_encrypted:
-            steps.append(Step(StepKind.ENCRYPT_VTPM, "", How.SWTPM, "Encrypt the state of the vTPM"))
+            text = "Encrypt the state of the vTPM"
+            steps.append(Step(StepKind.ENCRYPT_VTPM, "", How.SWTPM, text, undo=_UNDO_HOME))
     else:
         if current.is_nvram_encrypted:
-            steps.append(Step(StepKind.DECRYPT_NVRAM, "", How.ENGINE, "Decrypt the NVRAM"))
+            steps.append(Step(StepKind.DECRYPT_NVRAM, "", How.ENGINE, "Decrypt the NVRAM", undo=_UNDO_DECRYPTION))
         if has_tpm and current.is_tpm_encrypted:
-            steps.append(Step(StepKind.DECRYPT_VTPM, "", How.SWTPM, "Decrypt the state of the vTPM"))
+            text = "Decrypt the state of the vTPM"
+            steps.append(Step(StepKind.DECRYPT_VTPM, "", How.SWTPM, text, undo=_UNDO_DECRYPTION))
     return steps
 
 
@@ -148,20 +155,23 @@ def disk_step(current: CurrentVm, disk: CurrentDisk, *, encrypt: bool) -> Step:
         how, manner = How.ENGINE, "while the VM is off"
     if encrypt:
         text = f"Encrypt {disk.target} ({disk.format}) into a LUKS image {manner}: aes-xts-plain64, 512-bit key"
-        return Step(StepKind.ENCRYPT_DISK, disk.target, how, text, disk.size)
-    return Step(StepKind.DECRYPT_DISK, disk.target, how, f"Decrypt {disk.target} {manner}", disk.size)
+        undo = "choose a policy for it that does not encrypt: it is copied back"
+        return Step(StepKind.ENCRYPT_DISK, disk.target, how, text, disk.size, undo)
+    text = f"Decrypt {disk.target} {manner}"
+    return Step(StepKind.DECRYPT_DISK, disk.target, how, text, disk.size, _UNDO_DECRYPTION)
 
 
 def assign_step(assignment: Assignment) -> Step:
     part = assignment.target or "the VM home"
     state = "stays as it is" if assignment.target else "keeps its keys"
     return Step(
-        StepKind.ASSIGN_POLICY, assignment.target, How.LIBVIRT, f"Assign {assignment.policy} to {part}, which {state}"
-    )
+        StepKind.ASSIGN_POLICY, assignment.target, How.LIBVIRT, f"Assign {assignment.policy} to {part}, which {state}",
+        undo="assign the earlier policy again",
+    )  # fmt: skip
 
 
 def destroy_step(text: str) -> Step:
-    return Step(StepKind.DESTROY_ORIGINALS, "", How.FILES, text)
+    return Step(StepKind.DESTROY_ORIGINALS, "", How.FILES, text, undo="cannot be undone, and needs no undoing")
 
 
 def host_copies(current: CurrentVm) -> Finding:

@@ -11,16 +11,16 @@ Rules (vSphere's, see docs/architecture.md):
 5. one change of the definition for all: either the guest starts with everything old or with everything new.
 
 Each noun has its module with `refusals`, `steps` and `warnings`: `encryption.py` (home and disks), `vtpm.py`,
-`vbs.py` (Secure Boot and VBS), `migration.py`. What is wanted and so already gives no step and no refusal.
+`vbs.py` (Secure Boot and VBS), `migration.py`, `keys.py`. What is wanted and so already gives no step and no refusal.
 
 NOT checked here: free space, whether files exist, whether the KMS answers. The worker checks those before it writes.
 """
 
 from collections.abc import Iterable
 
-from encryption.engine.options import encryption, migration, vbs, vtpm
+from encryption.engine.options import encryption, keys, migration, vbs, vtpm
 from encryption.engine.options.state import CurrentDisk, CurrentVm, DesiredVm
-from encryption.engine.options.steps import How, Plan, Step, StepKind
+from encryption.engine.options.steps import Finding, How, Plan, Step, StepKind
 
 _AFTER_THE_SWITCH = frozenset({StepKind.REMOVE_VTPM})
 
@@ -51,7 +51,7 @@ def plan(current: CurrentVm, desired: DesiredVm) -> Plan:
     conversions = [encryption.disk_step(current, disk, encrypt=False) for disk in decrypting]
     conversions += home
     conversions += [encryption.disk_step(current, disk, encrypt=True) for disk in encrypting]
-    warnings = (
+    warnings: tuple[Finding, ...] = (
         *vbs.warnings(current, desired),
         *vtpm.warnings(current, desired),
         *migration.warnings(current, desired),
@@ -64,11 +64,11 @@ def plan(current: CurrentVm, desired: DesiredVm) -> Plan:
             for path in current.leftovers
         ]
         return Plan((*rest, *last), warnings, tuple(refusals))
-    return Plan(
-        (*_surround(current, desired, conversions, hardware, encrypting), *last),
-        (*encryption.warnings(current, conversions), *warnings),
-        tuple(refusals),
-    )
+    steps = tuple(_surround(current, desired, conversions, hardware, encrypting))
+    if keys.need_key(steps):
+        refusals += keys.refusals(current, desired)
+        warnings = (*keys.warnings(current, desired), *warnings)
+    return Plan((*steps, *last), (*encryption.warnings(current, conversions), *warnings), tuple(refusals))
 
 
 def _surround(
@@ -83,7 +83,9 @@ def _surround(
         for step in [*conversions, *hardware]
     )
     if desired.encrypt_home and not current.has_key:
-        yield Step(StepKind.CREATE_KEY, "", How.KMS, "Create and activate a 256-bit AES key at the key provider")
+        text = "Create and activate a 256-bit AES key at the key provider"
+        undo = "destroy it under Key Providers once it protects nothing any more"
+        yield Step(StepKind.CREATE_KEY, "", How.KMS, text, undo=undo)
     if makes_secrets:
         yield Step(
             StepKind.WRAP_SECRETS, "", How.KMS, "Draw a data key for each part and keep it wrapped under that key"

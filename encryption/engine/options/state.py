@@ -14,6 +14,26 @@ class Vmotion(StrEnum):
     REQUIRED = "required"
 
 
+class KeyProvider(StrEnum):
+    """As it was last seen. CONNECTED: one of its servers answers. UNKNOWN: nobody has looked yet."""
+
+    NONE = "none"
+    CONNECTED = "connected"
+    UNREACHABLE = "unreachable"
+    UNTRUSTED = "untrusted"
+    UNKNOWN = "unknown"
+
+
+class KeyState(StrEnum):
+    """Of the VM's own key (KEK). LOCKED: the VM's keys could not be had when they were last asked for."""
+
+    NONE = "none"
+    ACTIVE = "active"
+    NOT_ACTIVE = "not_active"
+    MISSING = "missing"
+    LOCKED = "locked"
+
+
 @dataclass(frozen=True, slots=True)
 class CurrentDisk:
     """A disk as last observed. `size` is the virtual size in bytes; `shared_with` names other VMs that use its file."""
@@ -61,10 +81,18 @@ class CurrentVm:
     hardware: VmHardware = field(default_factory=VmHardware)
     host: HostAbilities = field(default_factory=HostAbilities)
     encrypted_vmotion: Vmotion = Vmotion.OPPORTUNISTIC
+    key_state: KeyState = KeyState.NONE
+    lock_reason: str = ""
 
     @property
     def is_uefi(self) -> bool:
         return self.firmware == "uefi"
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether any part of it is, by this console's keys or by others."""
+        parts = (self.is_nvram_encrypted, self.is_tpm_encrypted, *(disk.is_encrypted for disk in self.disks))
+        return self.has_key or any(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +108,15 @@ class Assignment:
 class DesiredVm:
     """What is wanted: `encrypt_home`, and which disks (by target) shall be encrypted.
 
-    `assignments` are told as steps where they go with no conversion. `known_disks`: all that the wish names.
-    `home_is_for_vtpm`: nothing but the vTPM asks for the home's encryption. vTPM, Secure Boot, VBS and Encrypted
-    vMotion: None is "as it is"; what is wanted and so already is no step, so a plan can be made again after a crash.
+    `key_provider`: the one that the VM's key is of, or would be. `assignments` are told as steps where they go with no
+    conversion. `known_disks`: all that the wish names. `home_is_for_vtpm`: nothing but the vTPM asks for the home's
+    encryption. vTPM, Secure Boot, VBS and Encrypted vMotion: None is "as it is"; what is wanted and so already is no
+    step, so a plan can be made again after a crash.
     """
 
     encrypt_home: bool
     encrypted_disks: frozenset[str]
-    has_key_provider: bool = True
+    key_provider: KeyProvider = KeyProvider.CONNECTED
     assignments: tuple[Assignment, ...] = ()
     known_disks: frozenset[str] = frozenset()
     home_is_for_vtpm: bool = False

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from encryption.engine.options import Assignment, CurrentDisk, CurrentVm, DesiredVm, How, Plan, StepKind, plan
+from encryption.engine.options import (
+    Assignment,
+    CurrentDisk,
+    CurrentVm,
+    DesiredVm,
+    How,
+    KeyProvider,
+    Plan,
+    StepKind,
+    plan,
+)
 
 GIB = 2**30
 
@@ -134,7 +144,7 @@ def test_a_running_bios_vm_has_no_home_files_in_the_way() -> None:
         (replace(PLAIN, is_running=True), ALL, "home_in_use"),
         (replace(ENCRYPTED, is_running=True), NONE, "home_in_use"),
         (PLAIN, DesiredVm(False, frozenset({"vda"})), "home_not_encrypted"),
-        (PLAIN, replace(ALL, has_key_provider=False), "no_key_provider"),
+        (PLAIN, replace(ALL, key_provider=KeyProvider.NONE), "no_key_provider"),
         (PLAIN, DesiredVm(True, frozenset({"sdz"})), "disk_unknown"),
         (replace(PLAIN, is_present=False), ALL, "vm_gone"),
         (replace(PLAIN, is_persistent=False), ALL, "vm_transient"),

@@ -8,10 +8,13 @@ import pytest
 
 from encryption.engine.options import (
     HARDWARE,
+    KEY_CODES,
     Approved,
     CurrentVm,
     DesiredVm,
     HostAbilities,
+    KeyProvider,
+    KeyState,
     Plan,
     PlannedStep,
     State,
@@ -46,14 +49,18 @@ KEPT: dict[str, dict[str, Any]] = {
     "snapshots": {"snapshot_count": 2, "memory_snapshot_count": 1},
     "saved": {"has_managed_save": True},
 }
+NEED_KEY = {
+    StepKind.CREATE_KEY, StepKind.WRAP_SECRETS, StepKind.ENCRYPT_DISK, StepKind.ENCRYPT_NVRAM, StepKind.ENCRYPT_VTPM,
+    StepKind.DECRYPT_DISK, StepKind.DECRYPT_NVRAM, StepKind.DECRYPT_VTPM,
+}  # fmt: skip
 HOSTS = {"able": ABLE, "unable": UNABLE, "not known": HostAbilities()}
 WISHES = [
     DesiredVm(
-        encrypt, frozenset({"vda"}) if encrypt else frozenset(), has_key_provider=kms, home_is_for_vtpm=for_vtpm,
-        vtpm=vtpm, secure_boot=secure_boot, vbs=vbs, encrypted_vmotion=vmotion,
+        encrypt, frozenset({"vda"}) if encrypt else frozenset(), home_is_for_vtpm=for_vtpm, vtpm=vtpm,
+         secure_boot=secure_boot, vbs=vbs, encrypted_vmotion=vmotion,
     )
-    for encrypt, kms, for_vtpm, vtpm, secure_boot, vbs, vmotion in product(
-        (False, True), (False, True), (False, True), (None, True, False), (None, True, False), (None, True, False),
+    for encrypt, for_vtpm, vtpm, secure_boot, vbs, vmotion in product(
+        (False, True), (False, True), (None, True, False), (None, True, False), (None, True, False),
         (None, *Vmotion),
     )
     if encrypt or not for_vtpm
@@ -90,26 +97,46 @@ def check(current: CurrentVm, desired: DesiredVm, made: Plan) -> None:
     if StepKind.REMOVE_VTPM in found:  # the state is destroyed only once nothing refers to it
         assert kinds(made).index(StepKind.REMOVE_VTPM) > kinds(made).index(StepKind.SWITCH_DEFINITION)
         assert StepKind.DECRYPT_VTPM not in found and StepKind.ENCRYPT_VTPM not in found
+    check_keys(current, desired, made)
     told = effects(current, desired, made, host="kvm01", key_provider="Main")
     assert bool(told) == bool(made.steps) and all(one.text for one in told)
 
 
+def check_keys(current: CurrentVm, desired: DesiredVm, made: Plan) -> None:
+    """What needs keys is refused where they cannot be had, and nothing else is."""
+    told = set(codes(made)) | {one.code for one in made.warnings}
+    needs = bool(set(kinds(made)) & NEED_KEY)
+    assert needs or not told & KEY_CODES
+    assert (needs and current.key_state is KeyState.LOCKED) == ("vm_locked" in codes(made))
+    assert (needs and current.key_state is KeyState.MISSING) == ("key_missing" in codes(made))
+    assert (needs and desired.key_provider is KeyProvider.UNTRUSTED) == ("key_provider_untrusted" in codes(made))
+    assert (needs and desired.key_provider is KeyProvider.UNREACHABLE) == ("key_provider_unreachable" in told)
+    assert "key_provider_unreachable" not in codes(made)
+    if desired.key_provider is KeyProvider.NONE and desired.encrypt_home:
+        assert "no_key_provider" in codes(made)
+
+
 def test_no_combination_crashes_and_each_refusal_has_words() -> None:
-    """Every situation with every wish would be hundreds of thousands of plans: each situation meets a thirteenth of the
-    wishes, its neighbours other ones."""
-    for number, current in enumerate(situations()):
-        for desired in WISHES[number % 13 :: 13]:
+    """Every situation with every wish would be millions of plans: each situation, with each state of the key provider
+    and of the VM's key, meets a part of the wishes, its neighbours other ones."""
+    for number, (current, (provider, key)) in enumerate(product(situations(), product(KeyProvider, KeyState))):
+        current = replace(current, key_state=key, lock_reason="its key is missing" if key is KeyState.LOCKED else "")
+        for wish in WISHES[number % 211 :: 211]:
+            desired = replace(wish, key_provider=provider)
             check(current, desired, plan(current, desired))
-        for provider in (False, True):
-            for control, reasons in obstacles(current, has_key_provider=provider).items():
+        if key is KeyState.LOCKED or provider is KeyProvider.NONE or number % 13 == 0:
+            for control, reasons in obstacles(current, key_provider=provider).items():
                 assert all(one.text and one.hint for one in reasons), (control, reasons)
 
 
 @pytest.mark.parametrize(
     ("change", "desired", "code"),
     [
-        ({}, {"vtpm": True, "has_key_provider": False}, "no_key_provider"),
+        ({}, {"vtpm": True, "key_provider": KeyProvider.NONE}, "no_key_provider"),
         ({"is_running": True}, {"vtpm": True}, "vtpm_needs_power_off"),
+        ({}, {"vtpm": True, "key_provider": KeyProvider.UNTRUSTED}, "key_provider_untrusted"),
+        ({"key_state": KeyState.LOCKED, "lock_reason": "gone"}, {"vtpm": True}, "vm_locked"),
+        ({"key_state": KeyState.MISSING}, {"encrypt_home": True}, "key_missing"),
         ({"firmware": "bios", "nvram_path": ""}, {"vtpm": True}, "vtpm_needs_uefi"),
         ({"host": UNABLE}, {"vtpm": True}, "vtpm_not_on_host"),
         ({"tpm_state_known": False}, {"vtpm": True}, "vtpm_state_unknown"),
@@ -160,11 +187,40 @@ def test_encrypted_vmotion_alone_needs_no_switch() -> None:
 
 
 def test_an_obstacle_says_what_would_help() -> None:
-    found = obstacles(replace(READY, is_running=True), has_key_provider=False)
+    found = obstacles(replace(READY, is_running=True), key_provider=KeyProvider.NONE)
     assert {"no_key_provider", "vtpm_needs_power_off"} <= {one.code for one in found["vtpm"]}
     assert not found["encrypted_vmotion"]
-    assert not any(obstacles(READY, has_key_provider=True).values())
-    assert [one.code for one in obstacles(ENCRYPTED, has_key_provider=True)["encrypted_vmotion"]] == ["vmotion_fixed"]
+    assert not any(obstacles(READY, key_provider=KeyProvider.CONNECTED).values())
+    assert [one.code for one in obstacles(ENCRYPTED, key_provider=KeyProvider.CONNECTED)["encrypted_vmotion"]] == [
+        "vmotion_fixed"
+    ]
+
+
+class TestKeys:
+    @pytest.mark.parametrize("provider", KeyProvider)
+    @pytest.mark.parametrize("key", KeyState)
+    def test_what_needs_none_never_asks_for_them(self, provider: KeyProvider, key: KeyState) -> None:
+        wish = replace(NONE, key_provider=provider, secure_boot=True, encrypted_vmotion=Vmotion.REQUIRED)
+        made = plan(replace(READY, key_state=key), wish)
+        assert not made.refusals and StepKind.SET_FIRMWARE in kinds(made)
+
+    def test_one_that_does_not_answer_may_by_then(self) -> None:
+        made = plan(READY, replace(ALL, key_provider=KeyProvider.UNREACHABLE))
+        assert not made.refusals and "key_provider_unreachable" in [one.code for one in made.warnings]
+        assert plan(READY, replace(ALL, key_provider=KeyProvider.UNKNOWN)).refusals == ()
+
+    def test_how_it_was_last_seen_is_not_approved(self) -> None:
+        """The worker asks it, whatever was seen before; the plan stays the one that was approved."""
+        seen = {
+            Approved.of(plan(READY, replace(ALL, key_provider=one)), "aa").digest
+            for one in KeyProvider
+            if one is not KeyProvider.NONE
+        }
+        assert len(seen) == 1
+
+    def test_a_key_that_is_not_active_any_more_is_told(self) -> None:
+        made = plan(replace(ENCRYPTED, key_state=KeyState.NOT_ACTIVE), NONE)
+        assert "key_not_active" in [one.code for one in made.warnings] and not set(codes(made)) & KEY_CODES
 
 
 class TestDigest:

@@ -3,7 +3,7 @@
 import pytest
 
 from encryption.models import StoragePolicy, VmMigration, VmSecurity
-from encryption.services import options
+from encryption.services import options, vmotion
 from encryption.services.options import Vmotion, Wish
 from inventory.models import Event, JobStatus
 from tests.encryption.file_host import MemoryKeyServer
@@ -44,7 +44,20 @@ def test_encrypted_vmotion_stays_required_after_decryption_until_it_is_changed(w
     job = world.succeed(Wish(world.nothing().policy_id, {}, encrypted_vmotion=Vmotion.DISABLED))
     assert VmMigration.objects.get(virtual_machine=world.vm).encrypted == "disabled"
     assert Event.objects.filter(kind="vm.options_changed", job=job).count() == 1
+    changed = Event.objects.get(kind="vm.encrypted_vmotion_changed", job=job)
+    assert (changed.data["before"], changed.data["after"]) == ("required", "disabled")
     assert Event.objects.filter(kind="vm.decrypted").count() == 1
+
+
+def test_a_disk_with_a_key_of_somebody_else_makes_a_vm_encrypted(world: World) -> None:
+    """One rule for the panel and for migrations."""
+    world.vm.disks.filter(target="vda").update(is_encrypted=True)
+    current = options.observe(world.vm)
+    assert current.is_encrypted and not current.has_key
+    assert current.encrypted_vmotion is Vmotion.REQUIRED
+    assert vmotion.effective_mode(world.vm) == "required"
+    found = options.vm_options(vm_id=world.vm.pk, actor=world.actor)
+    assert [one.code for one in found.obstacles["encrypted_vmotion"]] == ["vmotion_fixed"]
 
 
 def test_a_home_for_its_vtpm_leaves_disks_plain(world: World) -> None:

@@ -135,9 +135,11 @@ def test_with_the_encryption_in_one_switch(make_world: MakeWorld, firmware: Firm
     assert firmware.can.secure_loader in xml and "firmware=" not in xml
     assert set(kinds()) == {"vm.vbs_set", "vm.secure_boot_on", "vm.encrypted"}
     # An encrypted VM keeps its policy while only its hardware changes.
-    world.succeed(replace(world.all_disks(), vbs=False))
+    job = world.succeed(replace(world.all_disks(), vbs=False))
     world.check_encrypted("vda", "vdb")
     assert (world.vm.has_vbs, world.vm.is_nvram_encrypted) == (False, True)
+    told = Event.objects.filter(job=job).values_list("kind", flat=True)
+    assert {"vm.vbs_unset", "vm.options_changed"} <= set(told) and "vm.encrypted" not in told
 
 
 FAR = Shape(tpm=False, disks=(Disk("vda", "raw"),), remote=True)

@@ -20,9 +20,10 @@ from encryption.adapters import image_files, qemu_img
 from encryption.engine import luks
 from encryption.engine.secret import Secret
 from encryption.models import KmsCluster, Leftover, StoragePolicy, WrappedSecret
-from encryption.services import leftover_files, leftovers
+from encryption.services import boot_variables, leftover_files, leftovers
 from inventory import jobs
 from inventory import tasks as inventory_tasks
+from inventory.engine.abilities import HostAbilities
 from inventory.engine.hypervisor import OperationRefused, Power
 from inventory.models import Job
 from inventory.services import sync
@@ -180,6 +181,20 @@ def test_encryption(
     policy = str(StoragePolicy.objects.get(name="VM Encryption Policy").pk)
     form = {"policy": policy} | {f"disk-{disk.target}": policy for disk in shape.disks}
     assert refused(admin, world, reverse("encryption:vm-options", args=[world.vm.pk]), form) == code
+
+
+def test_hardware_that_the_host_does_not_report(
+    admin: Client, make_world: MakeWorld, keys: MemoryKeyServer, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    world = make_world(HOME)
+    can = HostAbilities(virtualization="qemu", q35=True, uefi=True, secure_boot=True, smm=True, secure_loader="/f/CODE")
+    monkeypatch.setattr(boot_variables, "switch", lambda *_, **__: None)
+    world.host.abilities = can.as_row()
+    world.host.save()
+    definition_stays(Scene(world, keys, monkeypatch, settings))
+    policy = str(StoragePolicy.objects.get(is_builtin=True, encrypts=False).pk)
+    url = reverse("encryption:vm-options", args=[world.vm.pk])
+    assert refused(admin, world, url, {"policy": policy, "secure_boot": "on"}) == "not_carried_out"
 
 
 # Of an encrypted VM
