@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -142,6 +143,29 @@ class Installation:
     def recrypt(self, name: str, way: str, parts: list[str] | None = None) -> sqlite3.Row:
         self.ask_recrypt(name, way, parts or [])
         return self.finish_job(name)
+
+    def ask_migration(self, name: str, host: str) -> None:
+        """Chooses the host in the Migrate dialog and presses its button."""
+        path = self.options_path(name).replace("/options/", "/migrate/")
+        page = self.user.get(path)
+        (label,) = [one for one in page.form("/migrate/").xpath(".//label") if one.text_content().strip() == host]
+        target = page.form("/migrate/").xpath(f'.//input[@id="{label.get("for")}"]/@value')[0]
+        answer = self.user.submit(page, "/migrate/", target=target)
+        assert answer.status == 200, answer.words()[:500]
+
+    def kill_worker_during(self, name: str, step: str) -> None:
+        """The crypto worker and the children that do its work, by SIGKILL, once the VM's job is well into that step."""
+
+        def is_at_it() -> bool:
+            job = self.last_job(name)
+            assert job["status"] in ("pending", "running"), f"the job ended before that: {job['message']}"
+            return bool(job["step"].startswith(step) and job["done"] > 0)
+
+        wait_until(f"the job is {step}", is_at_it)
+        parent = self.supervise("pid", "console:worker-crypto")
+        children = subprocess.run(["pgrep", "-P", parent], capture_output=True, text=True, check=False).stdout.split()
+        for pid in (parent, *children):
+            os.kill(int(pid), signal.SIGKILL)
 
     def guest(self, name: str) -> GuestClient:
         client = guest_client(self.lab, name)

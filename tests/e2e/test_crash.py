@@ -1,9 +1,6 @@
 """Workers are killed and messages come twice: the work is done once, and whole."""
 
 import hashlib
-import os
-import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,31 +53,13 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def worker_pids(installation: Installation) -> list[int]:
-    """The crypto worker and the children that do its work."""
-    parent = int(installation.supervise("pid", "console:worker-crypto"))
-    children = subprocess.run(["pgrep", "-P", str(parent)], capture_output=True, text=True, check=False).stdout.split()
-    return [parent, *map(int, children)]
-
-
-def kill_worker_during(installation: Installation, step: str) -> None:
-    def is_converting() -> bool:
-        job = installation.last_job(NAME)
-        assert job["status"] in ("pending", "running"), "the job ended before the worker could be killed"
-        return bool(job["step"].startswith(step) and job["done"] > 0)
-
-    wait_until("the conversion is under way", is_converting)
-    for pid in worker_pids(installation):
-        os.kill(pid, signal.SIGKILL)
-
-
 def test_a_killed_worker_is_replaced_and_the_job_goes_on_from_its_checkpoint(
     installation: Installation, big_vm: Path
 ) -> None:
     before = digest(big_vm)
 
     assert installation.set_encryption(NAME, "VM Encryption Policy", ["vda"]).status == 200
-    kill_worker_during(installation, "encrypting")
+    installation.kill_worker_during(NAME, "encrypting")
     assert digest(big_vm) == before, "the original changed"
     job = installation.finish_job(NAME)
     assert job["attempts"] == 2
@@ -88,7 +67,7 @@ def test_a_killed_worker_is_replaced_and_the_job_goes_on_from_its_checkpoint(
     old = Path(installation.sources(NAME)["vda"])
 
     installation.ask_recrypt(NAME, "volume_keys", ["vda"])
-    kill_worker_during(installation, "recrypting")
+    installation.kill_worker_during(NAME, "recrypting")
     assert old.exists()
     job = installation.finish_job(NAME)
     assert job["attempts"] == 2
@@ -96,7 +75,7 @@ def test_a_killed_worker_is_replaced_and_the_job_goes_on_from_its_checkpoint(
     assert encrypted != old and not old.exists()
 
     assert installation.set_encryption(NAME, "No encryption", []).status == 200
-    kill_worker_during(installation, "decrypting")
+    installation.kill_worker_during(NAME, "decrypting")
     assert encrypted.exists()
     job = installation.finish_job(NAME)
     assert job["attempts"] == 2

@@ -139,9 +139,17 @@ class Site:
 
     def start(self) -> GuestClient:
         self.run(power.power_on(vm_id=self.vm.pk, actor=self.actor), power.run_power_on)
+        return self.guest()
+
+    def guest(self) -> GuestClient:
+        """Once it answers: it may be starting yet, and right after a migration a question may be lost."""
         client = self.running.guest(self.name)
         client.wait(timeout=180)
         return client
+
+    def beats(self) -> int:
+        """Seconds that the guest has counted."""
+        return int(self.guest().ask("heartbeat"))
 
     def stop(self) -> None:
         self.run(power.power_off(vm_id=self.vm.pk, actor=self.actor), power.run_power_off)
@@ -219,8 +227,7 @@ def test_a_guest_with_disks_and_vtpm_goes_and_comes_back(place: Site, relay: Rel
     check_is_tls(relay)
     assert place.vm.pk == row_id
     place.check_only_on("b")
-    client = place.running.guest(place.name)
-    client.wait(timeout=60)
+    client = place.guest()
     assert int(client.ask("heartbeat")) >= beats
     assert nv_content(client) == SECRET
     check_disks(client)
@@ -253,7 +260,7 @@ def check_is_tls(relay: Relay) -> None:
 
 def test_a_plain_guest_in_clear_and_under_tls(plain: Site, relay: Relay) -> None:
     """The control: in clear the relay reads memory and disks of the same guest. Then under TLS, and nothing."""
-    beats = int(plain.running.guest("bios-01").ask("heartbeat"))
+    beats = plain.beats()
     vmotion.set_encrypted_vmotion(vm_id=plain.vm.pk, mode="disabled", actor=plain.actor)
     relay.reset()
     plain.move("b")
@@ -268,9 +275,8 @@ def test_a_plain_guest_in_clear_and_under_tls(plain: Site, relay: Relay) -> None
     relay.reset()
     plain.move("b")
     check_is_tls(relay)
-    client = plain.running.guest("bios-01")
-    assert int(client.ask("heartbeat")) >= beats
-    check_disks(client, "bios-01")
+    assert plain.beats() >= beats
+    check_disks(plain.guest(), "bios-01")
 
 
 @contextmanager
@@ -291,7 +297,7 @@ def test_a_host_without_certificates(plain: Site) -> None:
         assert job.error_code == "migration_tls_unavailable"
         assert "layout" not in job.checkpoint, "refused before anything was written"
         plain.check_only_on("a")
-        assert int(plain.running.guest("bios-01").ask("heartbeat"))
+        plain.guest()
 
         vmotion.set_encrypted_vmotion(vm_id=plain.vm.pk, mode="opportunistic", actor=plain.actor)
         plain.move("b")
@@ -346,7 +352,7 @@ def test_a_cancelled_one_stays(plain: Site, monkeypatch: pytest.MonkeyPatch) -> 
     finally:
         slow_down(plain, 8796093022207)
     plain.check_only_on("a")
-    assert int(plain.running.guest("bios-01").ask("heartbeat"))
+    plain.guest()
     assert Event.objects.get(kind="vm.migration_failed").data["code"] == "cancelled"
 
 
@@ -377,4 +383,4 @@ def test_the_job_of_a_dead_worker_finds_the_guest(plain: Site, monkeypatch: pyte
     Job.objects.filter(pk=job.pk).update(status=JobStatus.PENDING, claim=None)
     plain.run(Job.objects.get(pk=job.pk), migration_run.run_migrate_vm)
     plain.check_only_on("b")
-    assert int(plain.running.guest("bios-01").ask("heartbeat"))
+    plain.guest()
