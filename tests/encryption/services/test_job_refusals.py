@@ -31,6 +31,8 @@ from tests.api_client import caller
 from tests.encryption.file_host import MemoryKeyServer
 from tests.encryption.services import test_offline as images
 from tests.encryption.services.conftest import MakeWorld
+from tests.encryption.services.test_boot_security import Firmware, prepared
+from tests.encryption.stores import ENROLLED, store
 from tests.encryption.world import KIB, Disk, Shape, World
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("quick_tpm")]
@@ -195,6 +197,26 @@ def test_hardware_that_the_host_does_not_report(
     policy = str(StoragePolicy.objects.get(is_builtin=True, encrypts=False).pk)
     url = reverse("encryption:vm-options", args=[world.vm.pk])
     assert refused(admin, world, url, {"policy": policy, "secure_boot": "on"}) == "not_carried_out"
+
+
+@pytest.mark.parametrize(
+    ("variables", "template", "code"),
+    [
+        (b"no store" * 512, ENROLLED, "variables_unreadable"),
+        (store(size=300), ENROLLED, "variables_full"),
+        (store(), store(), "variables_not_made"),
+    ],
+)
+def test_secure_boot(
+    admin: Client, make_world: MakeWorld, keys: MemoryKeyServer, tmp_path: Path, variables: bytes, template: bytes,
+    code: str,
+) -> None:  # fmt: skip
+    firmware = Firmware(tmp_path / "firmware")
+    firmware.secure_template.write_bytes(template)
+    world = prepared(make_world, firmware, HOME, variables)
+    plain = str(StoragePolicy.objects.get(is_builtin=True, encrypts=False).pk)
+    url = reverse("encryption:vm-options", args=[world.vm.pk])
+    assert refused(admin, world, url, {"policy": plain, "secure_boot": "on"}) == code
 
 
 # Of an encrypted VM
