@@ -37,5 +37,5 @@ def register() -> None:
     watch.register_reconnected(compliance.after_reconnect)
     release.register_key_gate(host_trust.attested)
     verifier.register_trust_changed(host_trust.trust_changed)
-    sync.register_arriving(migration.arriving)
+    sync.register_moving(migration.moving)
     self_check.register()

@@ -3,12 +3,12 @@
 The job is `migration_run.py`. What is shown here comes from rows; the job asks both hosts again.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import Q
 
 from encryption.engine import luks, migration
 from encryption.engine.migration import MovingFile, MovingVm, Target, Tls
@@ -20,6 +20,7 @@ from inventory.authorize import VIEW, Actor, authorize, visible
 from inventory.errors import Conflict, Invalid, NotFound
 from inventory.models import LIVE_STATUSES, Datastore, Firmware, Host, Job, PowerState, VirtualMachine
 from inventory.services import connections
+from inventory.services.sync import Moving
 from inventory.services.virtual_machines import vm_of
 
 MIGRATE: Final = jobs.register(jobs.JobKind("encryption.migrate_vm", "Migrate VM", queue="crypto"))
@@ -230,10 +231,20 @@ def tls_of(probe: MigrationProbe | None) -> Tls:
     return Tls.READY if probe.is_ready else Tls.NOT_READY
 
 
-def arriving(host: Host) -> Iterable[UUID]:
-    """VMs that a job is bringing to the host, until it says that they have arrived. Two queries at most."""
-    live = Job.objects.filter(kind=MIGRATE.name, status__in=LIVE_STATUSES, params__target=str(host.pk))
-    wanted = [job.target_id for job in live if not job.checkpoint.get("arrived")]
-    if not wanted:
-        return ()
-    return VirtualMachine.objects.filter(pk__in=wanted).values_list("uuid", flat=True)
+def moving(host: Host) -> Moving:
+    """VMs that jobs bring to the host or take from it, until they say that those have arrived. Two queries at most."""
+    here = str(host.pk)
+    live = Job.objects.filter(kind=MIGRATE.name, status__in=LIVE_STATUSES)
+    live = live.filter(Q(params__target=here) | Q(params__source=here))
+    found = {job.target_id: job for job in live if not job.checkpoint.get("arrived")}
+    if not found:
+        return Moving()
+    uuids = dict(VirtualMachine.objects.filter(pk__in=found).values_list("pk", "uuid"))
+    return Moving(
+        arriving=frozenset(uuid for pk, uuid in uuids.items() if found[pk].params["target"] == here),
+        leaving=frozenset(
+            uuid
+            for pk, uuid in uuids.items()
+            if found[pk].params["source"] == here and "layout" in found[pk].checkpoint
+        ),
+    )

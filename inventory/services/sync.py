@@ -13,6 +13,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from inventory import events
@@ -37,9 +38,18 @@ log = logging.getLogger(__name__)
 ChangedHook = Callable[[Host], None]
 _CHANGED: Final[list[ChangedHook]] = []
 
-# VMs that a job of an app above is bringing to the host: it tells when they have arrived.
-ArrivingHook = Callable[[Host], Iterable[UUID]]
-_ARRIVING: Final[list[ArrivingHook]] = []
+
+@dataclass(frozen=True, slots=True)
+class Moving:
+    """VMs, by libvirt's UUID, that a job of an app above brings to a host or takes from it: it tells when they have
+    arrived."""
+
+    arriving: frozenset[UUID] = frozenset()
+    leaving: frozenset[UUID] = frozenset()
+
+
+MovingHook = Callable[[Host], Moving]
+_MOVING: Final[list[MovingHook]] = []
 
 # So many uuids are asked for by name; for more, all rows of other hosts are looked through.
 FEW = 500
@@ -51,15 +61,28 @@ def register_changed(hook: ChangedHook) -> None:
     _CHANGED.append(hook)
 
 
-def register_arriving(hook: ArrivingHook) -> None:
-    """`hook` names domains, by libvirt's UUID, of which the host is not believed yet that they are there: for a moment
-    of a migration both hosts have one."""
-    _ARRIVING.append(hook)
+def register_moving(hook: MovingHook) -> None:
+    """`hook` names domains of which the host is not believed yet that they are there, or no longer: for a moment of a
+    migration both hosts have one, and the job that moves the row may be late, for its worker has died."""
+    _MOVING.append(hook)
 
 
-def _without_arriving(host: Host, facts: list[VmFacts]) -> list[VmFacts]:
-    arriving = {uuid for hook in _ARRIVING for uuid in hook(host)} if facts else set()
-    return [fact for fact in facts if fact.uuid not in arriving] if arriving else facts
+def _moving(host: Host) -> Moving:
+    found = [hook(host) for hook in _MOVING]
+    return Moving(
+        frozenset(uuid for one in found for uuid in one.arriving),
+        frozenset(uuid for one in found for uuid in one.leaving),
+    )
+
+
+def _without_arriving(moving: Moving, facts: list[VmFacts]) -> list[VmFacts]:
+    return [fact for fact in facts if fact.uuid not in moving.arriving] if moving.arriving else facts
+
+
+def _without_leaving(moving: Moving, rows: QuerySet[VirtualMachine], facts: list[VmFacts]) -> QuerySet[VirtualMachine]:
+    """Rows of VMs that have left already stay as they are, until the job says where they are."""
+    left = moving.leaving - {fact.uuid for fact in facts} if moving.leaving else None
+    return rows.exclude(uuid__in=left) if left else rows
 
 
 def _tell(host: Host, plan: Plan) -> None:
@@ -87,13 +110,13 @@ def sync_host(host: Host, hypervisor: Hypervisor, *, actor: str = SYSTEM.usernam
     mine = VirtualMachine.objects.filter(host=host)
     known = dict(mine.exclude(definition_sha256="").values_list("uuid", "definition_sha256"))
     kept = frozenset(vm_rows.kept_definitions(mine))
-    facts = list(hypervisor.virtual_machines(known_definitions=kept))
-    facts = _without_arriving(host, facts)
+    moving = _moving(host)
+    facts = _without_arriving(moving, list(hypervisor.virtual_machines(known_definitions=kept)))
     sync_datastores(host, hypervisor)
     facts, elsewhere = _settle_claims(host, facts, known.keys())
     with transaction.atomic():
         is_first = not _lock(host) and not mine.exists()
-        plan = reconcile(vm_rows.load(mine), elsewhere, facts, read_at=read_at)
+        plan = reconcile(vm_rows.load(_without_leaving(moving, mine, facts)), elsewhere, facts, read_at=read_at)
         new = vm_rows.write(plan, host.pk)
         vm_rows.keep_definitions(host.pk, facts)
         synced = Synced(len(facts), len(plan.new), len(plan.changed), len(plan.gone))
@@ -125,13 +148,14 @@ def refresh_uuids(host: Host, hypervisor: Hypervisor, uuids: Iterable[UUID]) -> 
             facts.append(hypervisor.virtual_machine(uuid))
         except DomainMissing:
             log.debug("%s no longer has domain %s", host, uuid)
-    facts = _without_arriving(host, facts)
+    moving = _moving(host)
+    facts = _without_arriving(moving, facts)
     mine = VirtualMachine.objects.filter(host=host, uuid__in=wanted)
     facts, elsewhere = _settle_claims(host, facts, set(mine.values_list("uuid", flat=True)))
     with transaction.atomic():
         _lock(host)
         # All rows given are those asked for, so whatever is missing among the facts is gone.
-        plan = reconcile(vm_rows.load(mine), elsewhere, facts, read_at=read_at)
+        plan = reconcile(vm_rows.load(_without_leaving(moving, mine, facts)), elsewhere, facts, read_at=read_at)
         new = vm_rows.write(plan, host.pk)
         vm_rows.keep_definitions(host.pk, facts)
         _record(host, plan, new, tells_new=True)

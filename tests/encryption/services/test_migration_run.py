@@ -220,6 +220,26 @@ def test_a_job_that_is_run_again_finds_it_at_the_target(pair: Pair) -> None:
     assert pair.b.vms[pair.uuid].is_autostarted
 
 
+def test_nothing_is_told_gone_while_its_job_is_late(pair: Pair) -> None:
+    """The guest is at the target, and the worker that has to say so is dead: the row stays where it was."""
+    job = migration.migrate_vm(vm_id=pair.vm.pk, target_id=pair.hosts[1].pk, actor=pair.actor)
+    pair.b.vms[pair.uuid] = pair.a.vms.pop(pair.uuid)
+    kept = {"layout": {}, "uses_tls": True, "mode": "required", "is_live": True, "autostart": False}
+    for checkpoint, is_there in ((kept, True), ({**kept, "arrived": True}, False)):
+        Job.objects.filter(pk=job.pk).update(checkpoint=checkpoint)
+        sync.sync_host(pair.hosts[0], pair.a)
+        sync.refresh_uuids(pair.hosts[0], pair.a, [pair.uuid])
+        assert (pair.vm.is_present, pair.vm.host.name) == (is_there, "kvm-a")
+    assert Event.objects.filter(kind="vm.gone").count() == 1
+
+
+def test_a_vm_that_goes_before_it_is_moved_is_gone(pair: Pair) -> None:
+    migration.migrate_vm(vm_id=pair.vm.pk, target_id=pair.hosts[1].pk, actor=pair.actor)
+    pair.a.undefine(pair.uuid)
+    sync.sync_host(pair.hosts[0], pair.a)
+    assert not pair.vm.is_present
+
+
 def test_a_source_that_ends_its_guest_itself(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """The job looks while the hosts are at the end of it: what it was about to end is off, or gone, by then."""
     job = migration.migrate_vm(vm_id=pair.vm.pk, target_id=pair.hosts[1].pk, actor=pair.actor)
