@@ -17,7 +17,7 @@ from encryption.services.migration_files import Move
 from inventory import jobs
 from inventory.engine.hypervisor import Power
 from inventory.errors import Untrusted
-from inventory.models import Cluster, Event, Host, Job, JobStatus, VirtualMachine
+from inventory.models import Cluster, Datastore, Event, Host, Job, JobStatus, VirtualMachine
 from inventory.services import sync
 from inventory.services.connections import DomainMissing, HypervisorError, OperationRefused
 from tests.encryption.file_host import MemoryKeyServer
@@ -327,3 +327,24 @@ def test_an_off_one_is_defined_there_and_undefined_here(pair: Pair) -> None:
     assert job.status == JobStatus.SUCCEEDED, job.message
     assert pair.is_only_on("kvm-b") and pair.a.migrations == []
     assert not Event.objects.get(kind="vm.migrated").data["live"]
+
+
+@pytest.mark.parametrize(
+    ("power", "host", "call"), [(Power.OFF, "b", "upload"), (Power.OFF, "b", "define"), (Power.ON, "a", "migrate")]
+)
+def test_files_at_the_target_go_where_it_fails(pair: Pair, power: Power, host: str, call: str) -> None:
+    """Of storage that is not shared: copied whole, or made empty for a running one."""
+    pair.b.files = {}
+    pair.a.files["/images/vda.img"] = b"the disk"
+    pair.a.change(pair.uuid, power=power)
+    for row, hypervisor in zip(pair.hosts, (pair.a, pair.b), strict=True):
+        sync.sync_host(row, hypervisor)
+    {"a": pair.a, "b": pair.b}[host].failures[call] = OperationRefused("migration_failed", "no")
+    store = Datastore.objects.get(host=pair.hosts[1])
+    pair.set_mode("disabled")
+    job = migration.migrate_vm(vm_id=pair.vm.pk, target_id=pair.hosts[1].pk, datastore_id=store.pk, actor=pair.actor)
+    jobs.run(str(job.pk), migration_run.run_migrate_vm)
+    job.refresh_from_db()
+    assert (job.status, job.error_code) == (JobStatus.FAILED, "migration_failed"), job.message
+    assert pair.is_only_on("kvm-a") and pair.b.files == {} and list(pair.a.files) == ["/images/vda.img"]
+    assert Event.objects.get(kind="vm.migration_failed").data["code"] == "migration_failed"
