@@ -30,6 +30,7 @@ INNER: Final = {
     "inventory.events.record_about",
     "inventory.jobs.request_cancel",
     "inventory.jobs.start",
+    "inventory.services.alarms.unseen_count",  # only of what may be seen
 }
 
 
