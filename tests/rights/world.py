@@ -99,7 +99,7 @@ def subtree(name: str, shared: dict[str, object]) -> Subtree:
         virtual_machine=vm, target="vda", format="raw", source=f"/{name}/vda.luks", is_encrypted=True,
         capacity_bytes=2**30,
     )  # fmt: skip
-    key = Key.objects.get(pk=shared["key_id"])
+    key = Key.objects.get()
     VmSecurity.objects.create(virtual_machine=vm, policy=StoragePolicy.objects.filter(encrypts=True)[0], key=key)
     WrappedSecret.objects.create(
         virtual_machine=vm, purpose=Purpose.DISK, target="vda", key=key, wrapped=b"w", path=f"/{name}/vda.luks"
