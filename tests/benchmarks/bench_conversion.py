@@ -5,7 +5,9 @@ python -m tests.benchmarks.bench_conversion [--mib 512] [--data-every 16] [--fol
 
 `qemu-img convert -O luks` calibrates and runs PBKDF2 for seconds before it copies, and does not sync. The line "into a
 ready header" leaves the first out and adds a flush at its end (`-t writeback`). The engine makes its header in 20 ms,
-syncs every 64 MiB and at the end.
+syncs every 64 MiB and at the end. "cp" with a sync at its end, and `qemu-img convert -O raw`, which does not sync, only
+copy: what is left to the storage. CPU is that of all threads and child processes, user and system; writeback by the
+kernel's own threads is not in it.
 """
 
 import argparse
@@ -30,6 +32,7 @@ from encryption.engine.verify import verify
 from encryption.engine.xts import SECTOR_BYTES, Xts
 
 MIB = 1 << 20
+GIB = 1 << 30
 CRYPTO_BYTES = 64 * MIB
 
 
@@ -41,10 +44,11 @@ class Silent:
         pass
 
 
-def timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds that passed, and seconds of CPU that this process and its children used."""
+    start, cpu = time.perf_counter(), sum(os.times()[:4])
     work()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, sum(os.times()[:4]) - cpu
 
 
 def engine(conversion: Conversion, source: Path, target: Path) -> None:
@@ -57,11 +61,11 @@ def qemu_img(source: Path, target: Path, key: Path, *extra: str) -> None:
     subprocess.run([*command, str(source), str(target)], check=True, capture_output=True)
 
 
-def calibrated(work: Callable[[], object]) -> Callable[[], float]:
+def calibrated(work: Callable[[], object]) -> Callable[[], tuple[float, float]]:
     """Times `qemu-img` where it makes a header. Its calibration gives up on some virtual machines ("Unable to get
     accurate CPU usage"); such a run is not counted."""
 
-    def run() -> float:
+    def run() -> tuple[float, float]:
         for _ in range(20):
             try:
                 return timed(work)
@@ -93,6 +97,16 @@ def qemu_img_into_header(source: Path, target: Path, key: Path, header: bytes) -
     subprocess.run([*command, "--target-image-opts", options], check=True)
 
 
+def copy(source: Path, target: Path) -> None:
+    subprocess.run(["cp", "--sparse=auto", "--reflink=never", str(source), str(target)], check=True)
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def copy_by_qemu_img(source: Path, target: Path) -> None:
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "raw", str(source), str(target)], check=True)
+
+
 def whole_units_of_xts(key: Secret, content: bytearray) -> None:
     """The module's XTS at its best: one unit of a mebibyte a call. No disk is laid out so; it is the ceiling."""
     out = bytearray(MIB + 16)
@@ -102,8 +116,9 @@ def whole_units_of_xts(key: Secret, content: bytearray) -> None:
         encryptor.update_into(view[start : start + MIB], out)
 
 
-def show(name: str, n_bytes: int, seconds: float) -> None:
-    print(f"{name:<58}{seconds:8.2f} s{n_bytes / MIB / seconds:10.0f} MiB/s")
+def show(name: str, n_bytes: int, seconds: float, cpu: float) -> None:
+    rate, each = n_bytes / MIB / seconds, cpu / (n_bytes / GIB)
+    print(f"{name:<58}{seconds:8.2f} s{rate:10.0f} MiB/s{each:8.2f} CPU s/GiB")
 
 
 def main() -> None:
@@ -145,18 +160,22 @@ def main() -> None:
             "qemu-img convert -n, into a ready header": lambda: qemu_img_into_header(source, target, key, header),
             "engine raw -> luks": lambda: engine(encrypting, source, target),
             "engine luks -> raw": lambda: engine(decrypting, volume, target),
+            "cp, synced": lambda: copy(source, target),
+            "qemu-img convert -O raw": lambda: copy_by_qemu_img(source, target),
         }
         medians: dict[str, float] = {}
+        cpu: dict[str, float] = {}
         for works in (in_memory, on_files):
-            seconds: dict[str, list[float]] = {what: [] for what in works}
+            found: dict[str, list[tuple[float, float]]] = {what: [] for what in works}
             for _ in range(arguments.rounds):
                 for what, work in works.items():
                     target.unlink(missing_ok=True)
                     os.sync()  # what the one before left to write must not slow this one down
-                    seconds[what].append(calibrated(work)())
-            medians |= {what: statistics.median(values) for what, values in seconds.items()}
+                    found[what].append(calibrated(work)())
+            medians |= {what: statistics.median(one for one, _ in values) for what, values in found.items()}
+            cpu |= {what: statistics.median(one for _, one in values) for what, values in found.items()}
         for what, median in medians.items():
-            show(what, CRYPTO_BYTES if what in in_memory else size, median)
+            show(what, CRYPTO_BYTES if what in in_memory else size, median, cpu[what])
         with source.open("rb") as reading, volume.open("rb") as written:
             result = verify(encrypting, ImageFile(reading), ImageFile(written), full=True)
         if result.mismatch is not None:
@@ -168,6 +187,7 @@ def main() -> None:
     ours = medians["engine raw -> luks"]
     print(f"engine : qemu-img convert -O luks           {medians['qemu-img convert -O luks'] / ours:6.1f} x")
     print(f"engine : qemu-img, ready header             {header_only / ours:6.1f} x")
+    print(f"engine : cp of the same file, synced        {medians['cp, synced'] / ours:6.2f} x")
     sectors = medians["memory: module's XTS, one call a sector"] / medians["memory: engine, vectorised"]
     print(f"vectorised : module's XTS by {SECTOR_BYTES}-byte sector   {sectors:6.1f} x (in memory)")
     print(f"on disk: source {allocated['source.raw']} MiB, engine's volume {allocated['volume.luks']} MiB")
