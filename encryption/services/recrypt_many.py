@@ -152,6 +152,7 @@ class _Bulk:
         used = {one.key.key_id for one in taken}
         got = {key_id: name for name, key_id in keks.made.items()} | {one.key_id: one.name for one in made}
         self._settle(keks, {key_id: name for key_id, name in got.items() if key_id not in used})
+        self._making -= {str(keyed.vm.pk) for keyed in (*renewed, *taken)}
         self._write([*renewed, *taken], hypervisor)
         self._checkpoint()
         if cancelled:
@@ -190,15 +191,25 @@ class _Bulk:
     def _write(self, renewed: Sequence[KeyedVm], hypervisor: Hypervisor) -> None:
         carried = carried_secrets([keyed.vm for keyed in renewed])
         for keyed in renewed:
-            try:
-                write_metadata(keyed, hypervisor, carried)
-                self._results[str(keyed.vm.pk)] = _DONE
-            except HostUnreachable:
-                raise
-            except (ServiceError, HypervisorError) as exc:
-                self._fail(keyed.vm, exc)
+            self._write_one(keyed, hypervisor, carried)
+        # A job of a VM that began meanwhile may have written more than was read for all above.
+        busy = _busy([keyed.vm for keyed in renewed])
+        for keyed in renewed:
+            if keyed.vm.pk in busy:
+                self._write_one(keyed, hypervisor, None)
         if renewed:
             sync.refresh_uuids(renewed[0].vm.host, hypervisor, [keyed.vm.uuid for keyed in renewed])
+
+    def _write_one(
+        self, keyed: KeyedVm, hypervisor: Hypervisor, carried: Mapping[UUID, list[WrappedSecret]] | None
+    ) -> None:
+        try:
+            write_metadata(keyed, hypervisor, carried)
+            self._results[str(keyed.vm.pk)] = _DONE
+        except HostUnreachable:
+            raise
+        except (ServiceError, HypervisorError) as exc:
+            self._fail(keyed.vm, exc)
 
     def _checkpoint(self) -> None:
         self._progress.checkpoint(results=self._results, making=sorted(self._making))

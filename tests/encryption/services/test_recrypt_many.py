@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 import pytest
 from django.contrib.auth.models import User
@@ -14,7 +15,7 @@ from encryption.engine import keywrap
 from encryption.engine.key_server import KeyOrder, KmsError, KmsUnreachable, ServerAddress
 from encryption.engine.metadata import from_xml
 from encryption.engine.secret import Secret
-from encryption.models import Key, KmsCluster, KmsServer, VmSecurity
+from encryption.models import Key, KmsCluster, KmsServer, VmSecurity, WrappedSecret
 from encryption.services import recrypt, recrypt_many, vm_metadata
 from encryption.services.key_access import KeySession
 from encryption.services.release import open_secrets
@@ -428,6 +429,34 @@ def test_a_vm_that_is_busy_or_decrypted_meanwhile_keeps_out_of_it(make_fleet: Ma
     run(job)
     assert (job.error_code, "1 of 3 VMs keep their keys (target_busy)" in job.message) == ("some_failed", True)
     assert Job.objects.get(pk=other.pk).status == JobStatus.PENDING
+
+
+def test_what_another_job_wrote_into_a_definition_meanwhile_stays(
+    make_fleet: MakeFleet, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk is added to the first VM after the rows of all were read, and before its definition is written."""
+    fleet = make_fleet(2, 0)
+    job, redefine = ask(fleet, alice), fleet.hosts["a"].redefine
+    added: list[WrappedSecret] = []
+
+    def adding(uuid: UUID, edit: Callable[[str], str]) -> None:
+        if not added:
+            vm = next(vm for vm in fleet.vms.values() if vm.uuid == uuid)
+            first = vm.wrapped_secrets.all()[0]
+            added.append(
+                WrappedSecret.objects.create(
+                    virtual_machine=vm, purpose=first.purpose, target="vdc", key=first.key, stage="in_use",
+                    wrapped=bytes(first.wrapped), path="/images/vdc.luks",
+                )
+            )  # fmt: skip
+            recrypt.recrypt_vm(vm_id=vm.pk, actor=alice)
+        redefine(uuid, edit)
+
+    monkeypatch.setattr(fleet.hosts["a"], "redefine", adding)
+    assert run(job).status == JobStatus.SUCCEEDED
+    vm = added[0].virtual_machine
+    found = definitions.metadata(fleet.hosts["a"].definition(vm.uuid), vm_metadata.NAMESPACE)
+    assert found is not None and {key.target for key in from_xml(found).secrets} == {"vda", "vdb", "vdc"}
 
 
 def test_who_used_a_key_and_what_for_is_noted(make_fleet: MakeFleet, alice: User) -> None:
