@@ -143,11 +143,12 @@ def _field_path(location: tuple[str | int, ...]) -> str:
 
 
 class TokenOut(Schema):
-    """An API token without itself: `prefix` is how it begins."""
+    """An API token without itself: `prefix` is how it begins. `privileges` null: all that its user holds."""
 
     id: UUID
     name: str
     prefix: str
+    privileges: list[str] | None
     created_at: datetime
     expires_at: datetime
     last_used_at: datetime | None
@@ -160,8 +161,12 @@ class NewTokenOut(TokenOut):
 
 
 class TokenIn(Input):
+    """`role`, `privileges`: at most what they hold, of your own rights at the time it is used; neither: all of them."""
+
     name: Annotated[str, Field(max_length=80)]
     days: int = 90
+    role: Annotated[str, Field(max_length=32)] = ""
+    privileges: Annotated[list[Annotated[str, Field(max_length=60)]], Field(max_length=100)] = []
 
 
 class UserOut(Schema):
@@ -196,7 +201,9 @@ def create_api_token(request: HttpRequest, wanted: TokenIn) -> NewTokenOut:
             hint="create it under API tokens in the user menu",
         )
     user: User = actor_of(request)
-    made = api_tokens.create_token(user=user, name=wanted.name, days=wanted.days, actor=user)
+    made = api_tokens.create_token(
+        user=user, name=wanted.name, days=wanted.days, role=wanted.role, privileges=wanted.privileges, actor=user
+    )
     return NewTokenOut(**TokenOut.from_orm(made.row).dict(), token=made.token)
 
 

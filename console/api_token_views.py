@@ -14,6 +14,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 from console import api_tokens
 from inventory.errors import Refused, ServiceError
 from inventory.forms import ClarityForm, ConfirmForm
+from inventory.models import RoleAssignment
 from inventory.views.dialogs import dialog
 
 PERIODS: Final = [(30, "30 days"), (90, "90 days"), (365, "A year")]
@@ -22,6 +23,10 @@ PERIODS: Final = [(30, "30 days"), (90, "90 days"), (365, "A year")]
 class ApiTokenForm(ClarityForm):
     name = forms.CharField(label="Name", max_length=80, help_text="What it is for, for example backup script")
     days = forms.TypedChoiceField(label="Ends after", choices=PERIODS, coerce=int, initial=90)
+    role = forms.ChoiceField(
+        label="At most", required=False, choices=[("", "All that I may do"), *RoleAssignment.RoleName.choices],
+        help_text="of your own rights at the time it is used; a token never has more than you",
+    )  # fmt: skip
 
 
 @require_safe

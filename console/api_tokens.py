@@ -1,10 +1,12 @@
 """API tokens: made for a user, shown once, found again by their digest, revoked.
 
-A token has its user's rights, no more and no fewer, and ends with the user, on its day, or when it is revoked.
+A token has its user's rights at the time it is used, or those of them that were chosen for it, never more. It ends with
+the user, on its day, or when it is revoked.
 """
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -17,7 +19,7 @@ from django.utils import timezone
 
 from console.models import ApiToken
 from inventory import events
-from inventory.authorize import OWN, SYSTEM, System, authorize
+from inventory.authorize import OWN, ROLES, SYSTEM, Privilege, Role, System, authorize, limit
 from inventory.errors import Conflict, Invalid, NotFound
 
 MARK: Final = "bartizan_"  # lets secret scanners recognise a token that has got into a repository
@@ -36,10 +38,21 @@ class NewToken:
     token: str = field(repr=False)
 
 
-def create_token(*, user: User, name: str, days: int, actor: User | System, now: datetime | None = None) -> NewToken:
+def create_token(
+    *,
+    user: User,
+    name: str,
+    days: int,
+    actor: User | System,
+    role: str = "",
+    privileges: Sequence[str] = (),
+    now: datetime | None = None,
+) -> NewToken:
     """A token of `user` that ends after `days` (1 to 365). Users make their own; the command line makes anybody's.
 
-    Raises Invalid (`name_invalid`, `days_invalid`), Conflict (`name_taken`, `too_many_tokens`), Refused.
+    `role`, `privileges`: it has at most what the role holds and these; neither: all that its user holds.
+    Raises Invalid (`name_invalid`, `days_invalid`, `role_unknown`, `privilege_unknown`), Conflict (`name_taken`,
+    `too_many_tokens`), Refused.
     """
     authorize(actor, OWN if actor == user else "console.create_api_token", user)
     name = name.strip()
@@ -49,6 +62,7 @@ def create_token(*, user: User, name: str, days: int, actor: User | System, now:
         raise Invalid("days_invalid", f"a token lasts 1 to {MOST_DAYS} days", hint="make a new one when it has ended")
     if ApiToken.objects.filter(user=user).count() >= MOST_TOKENS:
         raise Conflict("too_many_tokens", f"{user} has {MOST_TOKENS} API tokens", hint="revoke those not in use")
+    chosen = _chosen(role, privileges)
     token = MARK + secrets.token_urlsafe(TOKEN_BYTES)
     try:
         with transaction.atomic():
@@ -57,11 +71,12 @@ def create_token(*, user: User, name: str, days: int, actor: User | System, now:
                 name=name,
                 prefix=token[: len(MARK) + SHOWN],
                 sha256=_digest(token),
+                privileges=chosen,
                 expires_at=(now or timezone.now()) + timedelta(days=days),
             )
             events.record(
                 "api_token.created", f"API token {name} of {user} created", target=None, actor=actor,
-                user=user.username, expires=row.expires_at.isoformat(),
+                user=user.username, expires=row.expires_at.isoformat(), privileges=chosen,
             )  # fmt: skip
     except IntegrityError as exc:
         raise Conflict("name_taken", f"{user} has an API token {name} already", hint="choose another name") from exc
@@ -108,17 +123,32 @@ def user_of(token: str, *, now: datetime | None = None) -> User | None:
     if row.last_used_at is None or row.last_used_at <= now - USED_EVERY:
         unused = Q(last_used_at=None) | Q(last_used_at__lte=now - USED_EVERY)
         ApiToken.objects.filter(unused, pk=row.pk).update(last_used_at=now)
+    if row.privileges is not None:
+        limit(row.user, frozenset(one for one in Privilege if one.value in row.privileges))
     return row.user
 
 
-def create_token_for(*, username: str, name: str, days: int) -> NewToken:
+def _chosen(role: str, privileges: Sequence[str]) -> list[str] | None:
+    """Sorted names; None where nothing was chosen."""
+    if not role and not privileges:
+        return None
+    if role and role not in set(Role):
+        raise Invalid("role_unknown", f"there is no role {role[:40]}", hint=f"one of {', '.join(Role)}")
+    unknown = [one for one in privileges if one not in set(Privilege)]
+    if unknown:
+        raise Invalid("privilege_unknown", f"there is no privilege {unknown[0][:60]}", hint="see Roles for their names")
+    held = ROLES[Role(role)] if role else frozenset()
+    return sorted({*(one.value for one in held), *privileges})
+
+
+def create_token_for(*, username: str, name: str, days: int, role: str = "") -> NewToken:
     """For the command line. Raises NotFound `user_not_found`, Conflict `user_inactive`."""
     user = User.objects.filter(username=username).first()
     if user is None:
         raise NotFound("user_not_found", f"there is no user {username}")
     if not user.is_active:
         raise Conflict("user_inactive", f"{username} may not log in", hint="activate the user first")
-    return create_token(user=user, name=name, days=days, actor=SYSTEM)
+    return create_token(user=user, name=name, days=days, role=role, actor=SYSTEM)
 
 
 def _digest(token: str) -> str:

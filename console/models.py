@@ -17,6 +17,9 @@ class ApiToken(models.Model):
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="api_tokens")
     name = models.CharField(max_length=80)
     prefix = models.CharField(max_length=16, help_text="the first characters of the token, to recognise it by")
+    privileges = models.JSONField(
+        null=True, blank=True, help_text="at most these, of those that its user holds; empty: all that its user holds"
+    )
     sha256 = models.CharField(max_length=64, unique=True)
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField()
