@@ -16,8 +16,8 @@ from encryption.models import Purpose
 from encryption.services.change import Change
 from encryption.services.parts import opens
 from encryption.services.release import open_secrets
-from inventory.errors import Conflict
-from inventory.services.connections import OperationRefused
+from inventory.errors import Conflict, ServiceError
+from inventory.services.connections import HypervisorError, OperationRefused
 
 _WAS_ON: Final = "variables_were_on"
 _ENROLLED: Final = "keys_enrolled"
@@ -68,11 +68,23 @@ def switch(change: Change, *, is_on: bool, template: str) -> None:
 
 
 def put_back(change: Change) -> None:
-    """The definition was not switched, so the variables are as they were; keys that were enrolled stay, unasked."""
+    """The definition was not switched, so the variables are as they were; keys that were enrolled stay, unasked.
+
+    Raises Conflict `variables_not_put_back`.
+    """
     was_on = change.progress.job.checkpoint.get(_WAS_ON)
-    if was_on is not None:
-        path = change.facts.nvram_path
+    if was_on is None:
+        return
+    path = change.facts.nvram_path
+    try:
         _write(change, path, _read(change, path), is_on=was_on, template=None)
+    except (ServiceError, HypervisorError) as exc:
+        raise Conflict(
+            "variables_not_put_back",
+            f"{change.vm}: its definition was not switched, and Secure Boot may stay {'off' if was_on else 'on'} in "
+            f"its UEFI variables, {path}: {exc}",
+            hint="apply the change again; if it is not wanted any more, switch Secure Boot back after that",
+        ) from exc
 
 
 def has_enrolled(change: Change) -> bool:

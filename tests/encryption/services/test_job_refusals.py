@@ -21,10 +21,12 @@ from encryption.engine import luks
 from encryption.engine.secret import Secret
 from encryption.models import KmsCluster, Leftover, StoragePolicy, WrappedSecret
 from encryption.services import boot_variables, leftover_files, leftovers
+from encryption.services import change as changes
 from inventory import jobs
 from inventory import tasks as inventory_tasks
 from inventory.engine.abilities import HostAbilities
 from inventory.engine.hypervisor import OperationRefused, Power
+from inventory.errors import Conflict
 from inventory.models import Job
 from inventory.services import sync
 from tests.api_client import caller
@@ -217,6 +219,22 @@ def test_secure_boot(
     plain = str(StoragePolicy.objects.get(is_builtin=True, encrypts=False).pk)
     url = reverse("encryption:vm-options", args=[world.vm.pk])
     assert refused(admin, world, url, {"policy": plain, "secure_boot": "on"}) == code
+
+
+def test_variables_that_are_gone_when_they_shall_be_put_back(
+    admin: Client, make_world: MakeWorld, keys: MemoryKeyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = prepared(make_world, Firmware(tmp_path / "firmware"), HOME, ENROLLED)
+
+    def refuse(change: object) -> None:
+        (world.folder / "vm_VARS.fd").unlink()
+        raise Conflict("switch_refused", "the definition is not switched")
+
+    world.succeed(replace(world.nothing(), secure_boot=True))
+    monkeypatch.setattr(changes, "switch_definition", refuse)
+    plain = str(StoragePolicy.objects.get(is_builtin=True, encrypts=False).pk)
+    url = reverse("encryption:vm-options", args=[world.vm.pk])
+    assert refused(admin, world, url, {"policy": plain, "secure_boot": "off"}) == "variables_not_put_back"
 
 
 # Of an encrypted VM
