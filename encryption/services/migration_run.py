@@ -111,8 +111,8 @@ def _begin(move: Move) -> None:
             migration_cold.go(move, layout, copied, facts)
     except (Cancelled, ServiceError, HypervisorError) as exc:
         if where(move) is Place.SOURCE:
-            _drop(move, layout)
             migration_arrival.record_failure(move, exc)
+            _drop(move, layout)
             raise
     migration_arrival.arrive(move, layout)
 
