@@ -19,6 +19,7 @@ from typing_extensions import override
 from attestation.api import router as attestation_router
 from console import api_tokens
 from console.api_auth import Session, Token, by_token
+from console.appliance.api import router as appliance_router
 from console.models import ApiToken
 from encryption.api import router as encryption_router
 from inventory.api import router as inventory_router
@@ -221,4 +222,5 @@ def get_openapi(request: HttpRequest) -> OpenAPISchema:
 api.add_router("", inventory_router)
 api.add_router("", encryption_router)
 api.add_router("", attestation_router)
+api.add_router("", appliance_router)
 api.add_router("", router)

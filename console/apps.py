@@ -8,5 +8,7 @@ class ConsoleConfig(AppConfig):
     @override
     def ready(self) -> None:
         from console import logins
+        from console.appliance import services
 
         logins.register()
+        services.register()

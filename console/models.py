@@ -1,9 +1,11 @@
-"""What belongs to the console as a whole: the API tokens of its users."""
+"""What belongs to the console as a whole: the API tokens of its users, the log collectors."""
 
 import uuid
+from typing import Final
 
 from django.contrib.auth.models import User
 from django.db import models
+from django.db.models import Q
 from typing_extensions import override
 
 
@@ -32,3 +34,60 @@ class ApiToken(models.Model):
     @override
     def __str__(self) -> str:
         return self.name
+
+
+class SyslogTarget(models.Model):
+    """A log collector that gets every event. How far it has got is here; the events are the queue.
+
+    `cursor` is from where the stream goes on after a broken connection, `sent` the last event that was written to it:
+    what lies between may have been read or not (`appliance/engine/sent_window.py`).
+    """
+
+    class Protocol(models.TextChoices):
+        UDP = "udp", "UDP"
+        TCP = "tcp", "TCP"
+        TLS = "tls", "TLS"
+
+    class State(models.TextChoices):
+        UNKNOWN = "unknown", "Not known"
+        UP = "up", "Up"
+        DOWN = "down", "Down"
+
+    MOST: Final = 3
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    slot = models.PositiveSmallIntegerField(unique=True, help_text="1 to 3: there are not more targets than slots")
+    host = models.CharField(max_length=253)
+    port = models.PositiveIntegerField()
+    protocol = models.CharField(max_length=3, choices=Protocol)
+    includes_logs = models.BooleanField(default=False, help_text="also the processes' own logs")
+    trusted_pem = models.TextField(blank=True, help_text="TLS: whom to trust; empty: the system's certificates")
+    client_certificate_pem = models.TextField(blank=True)
+    client_key_sealed = models.BinaryField(blank=True, default=b"", help_text="under the console key")
+    uploaded_certificate_pem = models.TextField(blank=True, help_text="on its way to a worker, with its key")
+    uploaded_key_sealed = models.BinaryField(blank=True, default=b"", help_text="under the workers' transport key")
+    cursor = models.BigIntegerField(default=0, help_text="sequence of the last event that is surely there")
+    sent = models.BigIntegerField(default=0, help_text="sequence of the last event that was written")
+    log_places = models.JSONField(null=True, blank=True, help_text="where each log is read on; null: at its end")
+    state = models.CharField(max_length=8, choices=State, default=State.UNKNOWN)
+    state_since = models.DateTimeField(auto_now_add=True)
+    state_code = models.CharField(max_length=64, blank=True, help_text="of the failure; empty while it is up")
+    state_reason = models.CharField(max_length=500, blank=True)
+    last_sent_at = models.DateTimeField(null=True, blank=True)
+    checked_at = models.DateTimeField(null=True, blank=True, help_text="when the forwarder last said that it works")
+    tested_at = models.DateTimeField(null=True, blank=True)
+    test_succeeded = models.BooleanField(null=True, blank=True)
+    test_result = models.CharField(max_length=500, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["slot"]
+        constraints = [
+            models.CheckConstraint(condition=Q(slot__gte=1, slot__lte=3), name="three_syslog_targets"),
+            models.UniqueConstraint(fields=["host", "port", "protocol"], name="syslog_target_address"),
+        ]
+
+    @override
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.protocol}://{host}:{self.port}"

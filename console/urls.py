@@ -24,6 +24,7 @@ urlpatterns = [
     path("inventory/", include("inventory.urls")),
     path("encryption/", include("encryption.urls")),
     path("attestation/", include("attestation.urls")),
+    path("appliance/", include("console.appliance.urls")),
     path("api-tokens/", api_token_views.index, name="api-tokens"),
     path("api-tokens/add/", api_token_views.add, name="add-api-token"),
     path("api-tokens/<uuid:token_id>/revoke/", api_token_views.revoke, name="revoke-api-token"),

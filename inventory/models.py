@@ -27,6 +27,7 @@ class TargetKind(models.TextChoices):
     KMS_CLUSTER = "kms", "Key provider"
     STORAGE_POLICY = "policy", "Storage policy"
     BUNDLE = "bundle", "Exported VM"
+    SYSLOG_TARGET = "syslog", "Syslog target"
     CONSOLE = "console", "Console"
 
 

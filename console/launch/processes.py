@@ -106,7 +106,8 @@ def django_environment(installation: Installation, *, console_key: bool = False)
 
 
 def console_programs(installation: Installation) -> list[Program]:
-    """The console without a lab: Redis, web, one worker per queue, beat, the libvirt event listener, the registrar."""
+    """The console without a lab: Redis, web, one worker per queue, beat, the libvirt event listener, the registrar, the
+    forwarder of events."""
     python, django = str(installation.python), django_environment(installation)
     celery = (python, "-m", "celery", "-A", "console")
     schedule = installation.state.run / "celerybeat-schedule"
@@ -130,6 +131,10 @@ def console_programs(installation: Installation) -> list[Program]:
         Program("console", "beat", (*celery, "beat", "-l", "INFO", "--pidfile=", "-s", str(schedule)), django),
         Program("console", "watch-hosts", (python, "manage.py", "watch_hosts"), django),
         Program("console", "registrar", (python, "manage.py", "registrar"), django),
+        Program(
+            "console", "forward-events", (python, "manage.py", "forward_events"),
+            django_environment(installation, console_key=True),  # it opens client keys
+        ),
     ]  # fmt: skip
 
 

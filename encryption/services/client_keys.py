@@ -26,8 +26,9 @@ from encryption.services.key_providers import ask_check
 from encryption.services.key_trust import upload_context
 from encryption.services.keys import ENDED
 from encryption.services.kms_state import service_error
+from encryption.services.sealed_uploads import open_upload
 from inventory import events
-from inventory.errors import Conflict, ServiceError, Untrusted
+from inventory.errors import Conflict, ServiceError
 from inventory.jobs import Progress
 from inventory.models import Job
 
@@ -86,13 +87,9 @@ def take_client_key(job: Job, progress: Progress) -> None:
     if upload is None:
         raise Conflict("upload_gone", f"the client key uploaded for {cluster} is gone", hint="upload it again")
     try:
-        private = _transport_private()
-        if private is None:
-            raise _unreadable(cluster)
-        try:
-            key = transport.unseal(private, bytes(upload.sealed), context=upload_context(cluster))
-        except transport.OpenFailed as exc:
-            raise _unreadable(cluster) from exc
+        key = open_upload(
+            bytes(upload.sealed), context=upload_context(cluster), what=f"the client key uploaded for {cluster}"
+        )
         chain = certificates.given(upload.certificate_pem)
         key = certificates.given_key(key.reveal().decode("ascii"), chain[0])
     except ServiceError:
@@ -159,22 +156,6 @@ def ensure_transport_key() -> TransportKey:
 def drop_old_uploads() -> int:
     """Uploads whose job was cancelled or lost; returns how many."""
     return ClientKeyUpload.objects.filter(created_at__lt=timezone.now() - _UPLOAD_KEPT).delete()[0]
-
-
-def _transport_private() -> Secret | None:
-    row = TransportKey.objects.first()
-    if row is not None:
-        with suppress(keywrap.UnwrapFailed):
-            return keywrap.unwrap(console_key(), bytes(row.private_sealed))
-    return None
-
-
-def _unreadable(cluster: KmsCluster) -> Untrusted:
-    return Untrusted(
-        "upload_sealed_otherwise",
-        f"the client key uploaded for {cluster} does not open with the workers' transport key",
-        hint="upload it again",
-    )
 
 
 def _install(cluster: KmsCluster, certificate_pem: str, key: Secret, job: Job) -> None:

@@ -11,13 +11,13 @@ from uuid import UUID
 from django.db import transaction
 from django.utils import timezone
 
-from encryption.engine import transport
-from encryption.models import ClientKeyUpload, KmsCluster, KmsServer, TransportKey
+from encryption.models import ClientKeyUpload, KmsCluster, KmsServer
 from encryption.services import certificates, messages
 from encryption.services.key_providers import MANAGE, ask_check, cluster, server
+from encryption.services.sealed_uploads import seal_to_workers
 from inventory import events, jobs
 from inventory.authorize import Actor, authorize
-from inventory.errors import Conflict, Invalid, NotFound, Unavailable
+from inventory.errors import Conflict, Invalid, NotFound
 from inventory.models import Job, Severity
 
 FETCH_CERTIFICATE: Final = jobs.register(
@@ -30,7 +30,6 @@ TAKE_CLIENT_KEY: Final = jobs.register(jobs.JobKind("encryption.take_client_key"
 USE_CLIENT_CERTIFICATE: Final = jobs.register(
     jobs.JobKind("encryption.use_client_certificate", "Put client certificate into use", queue=messages.QUEUE)
 )
-MAKE_TRANSPORT_KEY: Final = "encryption.make_transport_key"
 METHODS: Final = ("console_ca", "self_signed")
 PINS: Final = ("certificate", "issuer")
 DOWNLOADS: Final = ("console-ca", "client-certificate", "next-client-certificate")
@@ -148,16 +147,8 @@ def upload_client_key(*, cluster_id: UUID, certificate_pem: str, private_key_pem
     chain = certificates.given(certificate_pem)
     secret = certificates.given_key(private_key_pem, chain[0])
     _refuse_expired(chain[0].not_valid_after_utc <= timezone.now(), certificates.subject(chain[0]))
-    transport_key = TransportKey.objects.first()
-    if transport_key is None:
-        messages.send(MAKE_TRANSPORT_KEY)
-        raise Unavailable(
-            "transport_key_missing",
-            "the workers have not made the key yet under which uploads are sealed",
-            hint="they do it now; try again in a moment, with a worker running",
-        )
+    sealed = seal_to_workers(secret, context=upload_context(owner))
     job = jobs.start(TAKE_CLIENT_KEY, target=owner, actor=actor)
-    sealed = transport.seal(transport_key.public_pem, secret, context=upload_context(owner))
     ClientKeyUpload.objects.update_or_create(
         cluster=owner, defaults={"certificate_pem": certificates.text_of(chain), "sealed": sealed}
     )

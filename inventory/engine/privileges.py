@@ -165,4 +165,5 @@ RIGHTS: Final[Mapping[str, Right]] = {
     "encryption.set_encrypted_vmotion": _right(P.VM_SETTINGS),
     "encryption.unlock_vm": _right(P.CRYPTO_REGISTER_VM),
     "console.create_api_token": _right(P.MODIFY_ROLES),
+    "console.manage_syslog": _right(P.SETTINGS),
 }

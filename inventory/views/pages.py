@@ -30,6 +30,7 @@ ICONS: Final = {
     TargetKind.VIRTUAL_MACHINE: "vm",
     TargetKind.KMS_CLUSTER: "key",
     TargetKind.STORAGE_POLICY: "shield-check",
+    TargetKind.SYSLOG_TARGET: "list",
     TargetKind.CONSOLE: "shield",
 }
 

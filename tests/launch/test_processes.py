@@ -31,16 +31,16 @@ def read_back(text: str, path: Path) -> dict[str, tuple[list[str], dict[str, str
 
 def test_every_queue_has_a_worker_and_nothing_is_missing(installation: Installation) -> None:
     assert by_name(installation).keys() == {
-        *("redis", "web", "beat", "watch-hosts", "registrar"),
+        *("redis", "web", "beat", "watch-hosts", "registrar", "forward-events"),
         *(f"worker-{queue}" for queue in ("control", "attestation", "crypto")),
     }
 
 
-def test_only_workers_get_the_console_key(installation: Installation) -> None:
+def test_only_workers_and_the_forwarder_get_the_console_key(installation: Installation) -> None:
     holders = {
         name for name, program in by_name(installation).items() if "BARTIZAN_CONSOLE_KEY_FILE" in program.environment
     }
-    assert holders == {"worker-control", "worker-attestation", "worker-crypto"}
+    assert holders == {"worker-control", "worker-attestation", "worker-crypto", "forward-events"}
 
 
 def test_redis_gets_no_setting_at_all(installation: Installation) -> None:

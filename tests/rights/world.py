@@ -10,7 +10,7 @@ from django.utils import timezone
 from attestation.engine.reference import ReferenceValues
 from attestation.engine.reference_json import to_json
 from attestation.models import PendingRegistration, ReferenceSet, TpmIdentity, TrustAnchor, Verdict
-from console.models import ApiToken
+from console.models import ApiToken, SyslogTarget
 from encryption.models import (
     Bundle,
     Key,
@@ -75,10 +75,12 @@ def everywhere() -> dict[str, object]:
         agent_id="b", expected_auth_tag="t", source_address="127.0.0.1", expires_at=timezone.now(), ek_public=b"",
         ak_public=b"", activated_at=timezone.now(), ek_name="1",
     )  # fmt: skip
+    collector = SyslogTarget.objects.create(slot=1, host="logs.example", port=6514, protocol="tls")
     bundle = Bundle.objects.create(folder="app-01", vm_name="app-01", state=Bundle.State.COMPLETE, key_id="kmip-7")
     return {
         "provider_id": provider.pk, "server_id": server.pk, "key_id": key.pk, "policy_id": policy.pk,
         "anchor_id": anchor.pk, "registration_id": waiting.pk, "bundle_id": bundle.pk, "home_policy_id": policy.pk,
+        "syslog_target_id": collector.pk,
     }  # fmt: skip
 
 
