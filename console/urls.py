@@ -4,12 +4,15 @@ from django.contrib import admin
 from django.contrib.auth.views import LogoutView
 from django.urls import include, path
 
-from console import api_docs, api_token_views, views
+from console import api_docs, api_token_views, health, metrics, views
 from console.api import api
 from inventory.views import alarms, roles
 
 urlpatterns = [
     path("", views.home, name="home"),
+    path("healthz", health.live, name="healthz"),
+    path("readyz", health.ready, name="readyz"),
+    path("metrics", metrics.metrics, name="metrics"),
     path("login/", views.login, name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
     path("theme/", views.choose_theme, name="theme"),
