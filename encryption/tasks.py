@@ -20,6 +20,7 @@ from encryption.services import (
     leftovers,
     migration_probes,
     migration_run,
+    new_vm_job,
     passphrases,
     recrypt,
     recrypt_many,
@@ -108,6 +109,11 @@ def adopt_keys(job_id: str) -> None:
 @shared_task(name="encryption.adopt_found")
 def adopt_found() -> None:
     adoption.adopt_found()
+
+
+@shared_task(name="encryption.create_vm")
+def create_vm(job_id: str) -> None:
+    jobs.run(job_id, new_vm_job.run_create_vm)
 
 
 @shared_task(name="encryption.clone_vm")

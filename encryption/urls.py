@@ -9,6 +9,7 @@ from encryption.views import (
     keys,
     leftovers,
     migration,
+    new_vm,
     storage_policies,
     vm_copies,
     vm_disks,
@@ -22,6 +23,8 @@ from encryption.views import (
 app_name = "encryption"
 urlpatterns = [
     path("vms/<uuid:vm_id>/options/", vm_options.show, name="vm-options"),
+    path("vms/new/", new_vm.show, name="new-vm"),
+    path("vms/new/plan/", new_vm.plan, name="new-vm-plan"),
     path("vms/options/", vm_options_many.show, name="vm-options-many"),
     path("vms/<uuid:vm_id>/options/plan/", vm_options.plan, name="vm-plan"),
     path("vms/<uuid:vm_id>/options/progress/", vm_options.progress, name="vm-progress"),

@@ -11,6 +11,7 @@ from encryption.api import (
     keys,
     leftovers,
     migration,
+    new_vm,
     storage_policies,
     vm_options,
     vtpm,
@@ -24,6 +25,7 @@ router.add_router("", key_trust.router)
 router.add_router("", keys.router)
 router.add_router("", leftovers.router)
 router.add_router("", migration.router)
+router.add_router("", new_vm.router)
 router.add_router("", vm_options.router)
 router.add_router("", vtpm.router)
 router.add_router("", storage_policies.router)

@@ -45,7 +45,7 @@ from inventory.services.definitions import BadDefinition, metadata, set_metadata
 
 ADOPT: Final = jobs.register(jobs.JobKind("encryption.adopt_keys", "Take over keys"))
 FIND: Final = "encryption.adopt_found"
-MAKERS: Final = ("encryption.clone_vm", "encryption.import_vm")
+MAKERS: Final = ("encryption.clone_vm", "encryption.import_vm", "encryption.create_vm")
 MOST: Final = 1000
 MAX_TARGET: Final = 32
 

@@ -3,14 +3,13 @@
 The UEFI variables are switched before the definition is, and back again where that never happens.
 """
 
-import posixpath
 from typing import Final
 
 from encryption.engine.options import StepKind
 from encryption.services import boot_variables
 from encryption.services.change import Change
 from encryption.services.options import plan_from_wish
-from encryption.services.switching import SECURE_BOOT, boot_edits
+from encryption.services.switching import SECURE_BOOT, boot_edits, variables_template
 from inventory import events
 from inventory.models import Severity
 
@@ -38,7 +37,7 @@ def begin(change: Change) -> None:
     change.progress.checkpoint(**{_DONE: done})
     if StepKind.SET_FIRMWARE in kinds:
         turns_on = not change.vm.has_secure_boot
-        boot_variables.switch(change, is_on=turns_on, template=_template(host.secure_loader))
+        boot_variables.switch(change, is_on=turns_on, template=variables_template(host.secure_loader))
 
 
 def record(change: Change) -> None:
@@ -57,9 +56,3 @@ def give_up(change: Change) -> None:
     wanted = next((is_on for is_on, kind in SECURE_BOOT.items() if kind in done), None)
     if wanted is not None and change.facts.has_secure_boot != wanted:
         boot_variables.put_back(change)
-
-
-def _template(loader: str) -> str:
-    """The variables that belong to a firmware file: OVMF's packages name them alike (CODE and VARS)."""
-    folder, name = posixpath.split(loader)
-    return posixpath.join(folder, name.replace("CODE", "VARS"))

@@ -79,8 +79,7 @@ def add_disk(
     vm = vm_of(vm_id)
     authorize(actor, ADD.name, vm)
     policy = policy_of(policy_id)
-    if size_bytes <= 0 or size_bytes % SECTOR or size_bytes > MOST_BYTES:
-        raise Invalid("size_invalid", f"a disk has 512 to {MOST_BYTES} bytes, in whole sectors of 512")
+    check_size(size_bytes)
     if image_format not in FORMATS or (policy.encrypts and image_format != "raw"):
         hint = "an encrypted disk is a raw LUKS image: choose raw" if policy.encrypts else "one of raw, qcow2"
         raise Invalid("format_invalid", f"a disk under {policy} cannot be {image_format[:20]}", hint=hint)
@@ -118,11 +117,7 @@ def attach_disk(*, vm_id: UUID, path: str, policy_id: UUID, actor: Actor) -> Job
     authorize(actor, ATTACH.name, vm)
     policy = policy_of(policy_id)
     path = path.strip()
-    if not path.isprintable() or posixpath.normpath(path) != path or not _is_on_datastore(vm.host, path):
-        raise Invalid(
-            "path_invalid", f"{path[:200]!r} is no file on a datastore of {vm.host}",
-            hint="give the whole path of an image below the folder of one of its datastores",
-        )  # fmt: skip
+    check_path(vm.host, path)
     refuse_unready(vm)
     refuse_kind(vm, policy, path, is_encrypted_disk=detached_at(vm.host, path) is not None)
     refuse_user(path)
@@ -223,6 +218,21 @@ def refuse_kind(vm: VirtualMachine, policy: StoragePolicy, path: str, *, is_encr
         raise Conflict(
             "encrypted_disk_under_plain_policy", f"{path} is encrypted, and {policy} wants it plain",
             hint="attach it under an encrypting policy, then change its policy in VM Options, which decrypts it",
+        )  # fmt: skip
+
+
+def check_size(size_bytes: int) -> None:
+    """Raises Invalid `size_invalid`."""
+    if size_bytes <= 0 or size_bytes % SECTOR or size_bytes > MOST_BYTES:
+        raise Invalid("size_invalid", f"a disk has 512 to {MOST_BYTES} bytes, in whole sectors of 512")
+
+
+def check_path(host: Host, path: str) -> None:
+    """Of an image on a datastore of the host. Raises Invalid `path_invalid`."""
+    if not path.isprintable() or posixpath.normpath(path) != path or not _is_on_datastore(host, path):
+        raise Invalid(
+            "path_invalid", f"{path[:200]!r} is no file on a datastore of {host}",
+            hint="give the whole path of an image below the folder of one of its datastores",
         )  # fmt: skip
 
 

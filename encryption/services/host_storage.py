@@ -17,21 +17,20 @@ lose what was copied). NOT held: a lock on the sources once they are copied; tha
 unchanged is checked right before the switch, and one that was started in between gets its definition back.
 """
 
-import os
 import posixpath
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from typing import Final
 
 from encryption.adapters.swtpm import SwtpmFailed
 from encryption.engine import convert, luks, qcow2, verify
 from encryption.engine.convert import Conversion
-from encryption.engine.image import Extent, ImageError, ImageFile, ShortImage, Source, whole_sectors
+from encryption.engine.image import Extent, ImageError, ShortImage, Source, whole_sectors
 from encryption.engine.secret import Secret
 from encryption.models import Purpose, Stage, WrappedSecret
-from encryption.services import host_vtpm, space, vm_metadata
+from encryption.services import host_vtpm, in_memory, space, vm_metadata
 from encryption.services.change import Change
 from encryption.services.offline import refuse_qcow2, set_size
 from encryption.services.release import open_secrets, pass_gates
@@ -261,32 +260,10 @@ def _convert_vtpm(change: Change, part: _Part) -> str:
 def _convert_in_memory(change: Change, part: _Part) -> None:
     change.progress.step(f"{part.verb} {part.row.part}", total=part.row.size_bytes)
     hypervisor = change.hypervisor
-    limit = IN_MEMORY_BYTES + luks.PREFIX_BYTES
-    with ExitStack() as held:
-        reading, writing = (held.enter_context(_memory()) for _ in range(2))
-        reading.write(hypervisor.read_file(part.source, offset=0, length=limit))
-        reading.flush()
-        convert.convert(part.conversion, ImageFile(reading), ImageFile(writing), start=None, progress=_Quiet())
-        made = os.pread(writing.fileno(), limit, 0)
+    content = hypervisor.read_file(part.source, offset=0, length=IN_MEMORY_BYTES + luks.PREFIX_BYTES)
+    made = in_memory.converted(part.conversion, content)
     hypervisor.delete_file(part.target, wipe=False)
     hypervisor.create_file(part.target, size=len(made), head=made, like=part.source)
-
-
-@contextmanager
-def _memory() -> Iterator[BinaryIO]:
-    """An anonymous file of this process."""
-    with open(os.memfd_create("image", os.MFD_CLOEXEC), "r+b", buffering=0) as file:
-        yield file
-
-
-class _Quiet:
-    """Sixteen MiB are done before anybody could read about them."""
-
-    def advance(self, done_bytes: int) -> None:
-        """Nothing."""
-
-    def checkpoint(self, offset: int) -> None:
-        """Nothing."""
 
 
 def _copy(change: Change, part: _Part) -> None:

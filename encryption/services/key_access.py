@@ -29,7 +29,7 @@ from encryption.services.kms_state import note_connected, note_failure, service_
 from inventory import events, jobs
 from inventory.authorize import SYSTEM
 from inventory.errors import Conflict, NotFound, ServiceError, Unavailable, Untrusted
-from inventory.models import Event, Job, VirtualMachine
+from inventory.models import Event, Host, Job, VirtualMachine
 
 T = TypeVar("T")
 LABEL: Final = "bartizan"
@@ -232,7 +232,7 @@ def _all_failed(failures: list[KmsError]) -> ServiceError:
 
 
 def make_key(
-    cluster: KmsCluster, vm: VirtualMachine, *, name: str, job: Job, about: VirtualMachine | None = None
+    cluster: KmsCluster, vm: VirtualMachine, *, name: str, job: Job, about: VirtualMachine | Host | None = None
 ) -> Key:
     """Creates and activates a KEK at the KMS. `name` is unique to this job, so that a repeated call finds it again.
 
@@ -243,7 +243,7 @@ def make_key(
 
 
 def session_key(
-    session: KeySession, vm: VirtualMachine, *, name: str, job: Job, about: VirtualMachine | None = None
+    session: KeySession, vm: VirtualMachine, *, name: str, job: Job, about: VirtualMachine | Host | None = None
 ) -> Key:
     """`make_key` over a connection that is there."""
     key_id = session.ask(_creator(vm, name, job))
@@ -296,11 +296,11 @@ def used_key(cluster: KmsCluster, key_id: str, name: str) -> Key:
     return Key(cluster=cluster, key_id=key_id, name=name, state=Key.State.ACTIVE, **_use())
 
 
-def tell_created(key: Key, vm: VirtualMachine, job: Job, about: VirtualMachine | None = None) -> None:
+def tell_created(key: Key, vm: VirtualMachine, job: Job, about: VirtualMachine | Host | None = None) -> None:
     created_event(key, vm, job, about).save(force_insert=True)
 
 
-def created_event(key: Key, vm: VirtualMachine, job: Job, about: VirtualMachine | None = None) -> Event:
+def created_event(key: Key, vm: VirtualMachine, job: Job, about: VirtualMachine | Host | None = None) -> Event:
     """The row of that event, not written yet."""
     return events.draft(
         "key.created", f"Key {key} created at {key.cluster} for {vm}", target=about or vm, actor=job.actor, job=job,

@@ -301,7 +301,7 @@ def refuse(vm: VirtualMachine, plan: Plan, *, but_for: Collection[str] = ()) -> 
 
 
 def kms_cluster_of(vm: VirtualMachine, wish: Wish) -> KmsCluster:
-    found = _kms_cluster(vm, wish)
+    found = chosen_provider(wish)
     if found is None:
         raise Conflict(
             "no_key_provider", "there is no key provider to take a key from", hint="add one under Key Providers"
@@ -311,11 +311,12 @@ def kms_cluster_of(vm: VirtualMachine, wish: Wish) -> KmsCluster:
 
 def _provider(vm: VirtualMachine, wish: Wish | None) -> KmsCluster | None:
     """The one that the VM's key is of, else the wanted one, else the default."""
-    chosen = _kms_cluster(vm, wish) if wish else KmsCluster.objects.filter(is_default=True).first()
+    chosen = chosen_provider(wish) if wish else KmsCluster.objects.filter(is_default=True).first()
     return KmsCluster.objects.filter(keys__virtual_machines__virtual_machine=vm).first() or chosen
 
 
-def _kms_cluster(vm: VirtualMachine, wish: Wish) -> KmsCluster | None:
+def chosen_provider(wish: Wish) -> KmsCluster | None:
+    """The one that is named, else the default. Raises NotFound."""
     if wish.kms_cluster_id:
         found = KmsCluster.objects.filter(pk=wish.kms_cluster_id).first()
         if found is None:

@@ -3,6 +3,7 @@
 Definitions and rows only: nothing here asks a host.
 """
 
+import posixpath
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -78,3 +79,9 @@ def boot_edits(kinds: Collection[StepKind], vm: VirtualMachine) -> list[tuple[st
     if StepKind.SET_VBS in kinds:
         found.append(("vm.vbs_set", partial(set_vbs, host=host)))
     return found
+
+
+def variables_template(loader: str) -> str:
+    """The variables that belong to a firmware file: OVMF's packages name them alike (CODE and VARS)."""
+    folder, name = posixpath.split(loader)
+    return posixpath.join(folder, name.replace("CODE", "VARS"))

@@ -8,6 +8,7 @@ from encryption.views import (
     keys,
     leftovers,
     migration,
+    new_vm,
     storage_policies,
     vm_copies,
     vm_disks,
@@ -42,6 +43,8 @@ extensions.add_monitor_section(
 )
 extensions.add_action(TargetKind.VIRTUAL_MACHINE, migration.actions)
 extensions.add_action(TargetKind.VIRTUAL_MACHINE, vm_copies.vm_actions)
+for _kind in (TargetKind.DATACENTER, TargetKind.CLUSTER, TargetKind.HOST):
+    extensions.add_action(_kind, new_vm.actions)
 extensions.add_action(TargetKind.HOST, vm_copies.host_actions)
 extensions.add_action(TargetKind.VIRTUAL_MACHINE, vm_disks.actions)
 extensions.add_section(TargetKind.VIRTUAL_MACHINE, extensions.Section("Settings", "Hard Disks", "encryption:vm-disks"))
@@ -60,6 +63,7 @@ __all__ = [
     "keys",
     "leftovers",
     "migration",
+    "new_vm",
     "storage_policies",
     "vm_copies",
     "vm_disks",

@@ -18,7 +18,7 @@ class Privilege(StrEnum):
     CRYPTO_CLONE = "Cryptographer.Clone"
     CRYPTO_DECRYPT = "Cryptographer.Decrypt"
     CRYPTO_ENCRYPT = "Cryptographer.Encrypt"
-    CRYPTO_ENCRYPT_NEW = "Cryptographer.EncryptNew"  # no use case asks for it: this console makes no VMs
+    CRYPTO_ENCRYPT_NEW = "Cryptographer.EncryptNew"
     CRYPTO_MANAGE_POLICY = "Cryptographer.ManageEncryptionPolicy"
     CRYPTO_MANAGE_SERVERS = "Cryptographer.ManageKeyServers"
     CRYPTO_MANAGE_KEYS = "Cryptographer.ManageKeys"
@@ -55,6 +55,7 @@ class Privilege(StrEnum):
     VM_POWER_ON = "VirtualMachine.Interact.PowerOn"
     VM_RESET = "VirtualMachine.Interact.Reset"
     VM_SUSPEND = "VirtualMachine.Interact.Suspend"
+    VM_CREATE = "VirtualMachine.Inventory.Create"
     VM_REGISTER = "VirtualMachine.Inventory.Register"
     VM_UNREGISTER = "VirtualMachine.Inventory.Unregister"
     VM_CLONE = "VirtualMachine.Provisioning.Clone"
@@ -84,8 +85,8 @@ ROLES: Final[Mapping[Role, frozenset[Privilege]]] = {
     Role.CRYPTOGRAPHY_OPERATOR: CRYPTOGRAPHIC
     | {
         P.VIEW, P.ALARM_ACKNOWLEDGE, P.CANCEL_TASK, P.HOST_ATTEST, P.MIGRATE, P.QUERY_MIGRATION, P.POLICY_CHECK,
-        P.VM_SETTINGS, P.VM_ADD_DISK, P.VM_ADD_EXISTING_DISK, P.VM_REMOVE_DISK, P.VM_CLONE, P.VM_EXPORT, P.VM_REGISTER,
-        P.DATASTORE_BROWSE, P.DATASTORE_DELETE,
+        P.VM_SETTINGS, P.VM_ADD_DISK, P.VM_ADD_EXISTING_DISK, P.VM_REMOVE_DISK, P.VM_CLONE, P.VM_CREATE, P.VM_EXPORT,
+        P.VM_REGISTER, P.DATASTORE_BROWSE, P.DATASTORE_DELETE,
     },
     Role.OPERATOR: _POWER | {P.VIEW},
     Role.AUDITOR: frozenset({P.VIEW, P.CRYPTO_READ_SERVERS}),
@@ -142,6 +143,8 @@ RIGHTS: Final[Mapping[str, Right]] = {
     "encryption.check_compliance": _right(P.POLICY_CHECK),
     "encryption.clone_vm": _right(P.VM_CLONE, if_encrypted=P.CRYPTO_CLONE),
     "encryption.configure_vm": _right(P.VM_SETTINGS),
+    "encryption.create_encrypted_vm": _right(P.VM_CREATE, P.CRYPTO_ENCRYPT_NEW),
+    "encryption.create_vm": _right(P.VM_CREATE),
     "encryption.decrypt_vm": _right(P.CRYPTO_DECRYPT),
     "encryption.destroy_disk": _right(P.VM_REMOVE_DISK, P.DATASTORE_DELETE),
     "encryption.destroy_leftover": _right(P.DATASTORE_DELETE),

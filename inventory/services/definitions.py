@@ -29,6 +29,7 @@ from inventory.engine.domain_edit import (
     set_tpm_secret,
 )
 from inventory.engine.domain_move import NewPlace, Traits, moved, traits
+from inventory.engine.domain_new import Guest, NewDomain, disk_targets, new_domain
 from inventory.engine.domain_portable import check_portable, portable
 from inventory.engine.domain_tpm import add_tpm, remove_tpm
 from inventory.engine.domain_vbs import set_secure_boot, set_vbs, unset_vbs
@@ -39,6 +40,8 @@ from inventory.models import VirtualMachine, VmDefinition
 __all__ = [
     "BadDefinition",
     "FileRole",
+    "Guest",
+    "NewDomain",
     "NewPlace",
     "OwnFile",
     "Traits",
@@ -48,10 +51,12 @@ __all__ = [
     "check_portable",
     "checked_name",
     "difference",
+    "disk_targets",
     "loader_path",
     "metadata",
     "moved",
     "names_path",
+    "new_domain",
     "next_start",
     "nvram_template",
     "own_files",

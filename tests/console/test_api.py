@@ -266,6 +266,8 @@ ROUTES_OF_VIEWS = {
     "encryption:vm-migrate": "migrate_vm",
     "encryption:vm-encrypted-vmotion": "set_encrypted_vmotion",
     "encryption:cluster-probe": "probe_cluster",
+    "encryption:new-vm": "create_vm",
+    "encryption:new-vm-plan": "plan_new_vm",
     "encryption:vm-clone": "clone_vm",
     "encryption:vm-export": "export_vm",
     "encryption:import-vm": "import_vm",

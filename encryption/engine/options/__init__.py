@@ -2,6 +2,7 @@
 
 from encryption.engine.options.advance import PlannedStep, State, states
 from encryption.engine.options.controls import obstacles
+from encryption.engine.options.creation import creation_effects, plan_creation
 from encryption.engine.options.digest import Approved, differences
 from encryption.engine.options.effects import Effect, effects
 from encryption.engine.options.encryption import host_copies, kept_states
@@ -40,6 +41,7 @@ __all__ = [
     "StepKind",
     "VmHardware",
     "Vmotion",
+    "creation_effects",
     "differences",
     "effects",
     "gigabytes",
@@ -47,5 +49,6 @@ __all__ = [
     "kept_states",
     "obstacles",
     "plan",
+    "plan_creation",
     "states",
 ]

@@ -41,10 +41,11 @@ class PlannedStep:
         return {"kind": self.kind, "target": self.target, "text": self.text}
 
 
-_DISKS = {StepKind.ENCRYPT_DISK.value, StepKind.DECRYPT_DISK.value}
+_DISKS = {StepKind.ENCRYPT_DISK.value, StepKind.DECRYPT_DISK.value, StepKind.MAKE_DISK.value}
 _PARTS = {
     StepKind.ENCRYPT_NVRAM.value: "NVRAM",
     StepKind.DECRYPT_NVRAM.value: "NVRAM",
+    StepKind.MAKE_NVRAM.value: "NVRAM",
     StepKind.ENCRYPT_VTPM.value: "vTPM state",
     StepKind.DECRYPT_VTPM.value: "vTPM state",
 }
