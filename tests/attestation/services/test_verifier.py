@@ -4,6 +4,8 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from attestation.adapters import agent_client
@@ -263,24 +265,38 @@ def test_an_answer_about_a_tpm_that_is_no_longer_enrolled_is_dropped(
     assert not Verdict.objects.exists()
 
 
-def test_many_hosts_in_one_batch_one_of_them_silent(
-    enrolled: HostAttestation, agent: SimulatedAgent, alice: User
-) -> None:
+def more_hosts(enrolled: HostAttestation, *ports: int) -> list[Host]:
+    """The enrolled host, and others with the same TPM whose agents listen at these ports."""
     hosts = [enrolled.host]
-    for number in range(3):
+    for number, port in enumerate(ports):
         host = Host.objects.create(
             cluster=enrolled.host.cluster, name=f"kvm-{number}", uri=f"qemu+tls://k{number}/system"
         )
         identity = TpmIdentity.objects.get(host=enrolled.host)
         identity.pk, identity.host, identity.agent_id = None, host, f"agent-{number}"
-        identity.ek_name = f"{number:068x}"
-        identity.contact_port = 1 if number == 1 else agent.port
+        identity.ek_name, identity.contact_port = f"{number:068x}", port
         identity._state.adding = True
         identity.save()
         hosts.append(host)
+    return hosts
+
+
+def test_many_hosts_in_one_batch_one_of_them_silent(enrolled: HostAttestation, agent: SimulatedAgent) -> None:
+    hosts = more_hosts(enrolled, agent.port, 1, agent.port)
     assert verifier.attest_hosts([host.pk for host in hosts], reason=VerdictReason.SCHEDULE) == 4
     found = dict(HostAttestation.objects.values_list("host__name", "status"))
     assert found == {"kvm-a": "passed", "kvm-0": "passed", "kvm-1": "unreachable", "kvm-2": "passed"}
+
+
+def test_what_hosts_have_in_common_is_read_once(enrolled: HostAttestation, agent: SimulatedAgent) -> None:
+    hosts = [host.pk for host in more_hosts(enrolled, agent.port, agent.port)]
+    verifier.attest_hosts(hosts, reason=DEMAND)
+    counts = []
+    for batch in (hosts[:1], hosts):
+        with CaptureQueriesContext(connection) as queries:
+            assert verifier.attest_hosts(batch, reason=DEMAND) == len(batch)
+        counts.append(len(queries))
+    assert counts[1] - counts[0] <= 2 * 8, "another host costs its own row, evidence and verdict, and no more"
 
 
 def test_a_host_without_identity_is_not_asked(host: Host) -> None:
