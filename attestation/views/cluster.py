@@ -18,6 +18,13 @@ from inventory.services.listings import Paging
 from inventory.views import pages
 
 SECTION = "attestation:cluster"
+# Parts of reference values in the words of the pages.
+PARTS = {
+    "secure_boot": "Secure Boot", "authorities": "Signers", "components": "Components",
+    "pin_configuration": "GRUB's own files", "command_lines": "Command lines", "revocations": "Revocations (dbx)",
+    "ima": "Files run since boot", "ima.allowed": "Files run since boot", "ima.excluded": "Files not looked at",
+    "ima.keys": "Keys that sign files", "ima.tolerate_violations": "Violations tolerated",
+}  # fmt: skip
 
 
 @require_safe
@@ -44,7 +51,7 @@ def version(request: HttpRequest, reference_id: UUID) -> HttpResponse:
     context = pages.context(row.cluster, request.user, tab="configure", section=SECTION) | {
         "row": row,
         "active": references.active_of(cluster_id=row.cluster_id, actor=request.user),
-        "changes": references.changes_of(row)[:500],
+        "changes": [(PARTS.get(one.part, one.part), one) for one in references.changes_of(row)[:500]],
         "contents": reference_lines.lines_of(row),
         "may_approve": may(request.user, references.APPROVE, row.cluster),
     }
