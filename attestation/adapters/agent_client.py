@@ -19,6 +19,8 @@ from urllib.parse import urlencode
 
 from typing_extensions import override
 
+from inventory.adapters.tls import client_context
+
 CONNECT_SECONDS: Final = 5.0
 # A quote takes a TPM up to a second, and an agent answers one request after the other.
 ANSWER_SECONDS: Final = 20.0
@@ -78,9 +80,7 @@ class ClientCredentials:
 
     def context(self) -> ssl.SSLContext:
         """For any number of agents: whom it talks to, `fetch_quote` decides by the pinned certificate."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_ciphers("ECDHE+AESGCM")
+        context = client_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE  # the exact certificate is compared instead, see above
         # OpenSSL takes a client key from a file only. This one lives in memory and is gone with its descriptor.

@@ -32,6 +32,7 @@ from attestation.engine.reference import (
     Revocations,
 )
 from attestation.engine.tpm.algorithms import HashAlg
+from inventory.engine.crypto_policy import UNSUPPORTED
 
 FORMAT = "bartizan-reference"
 VERSION = 1
@@ -250,6 +251,6 @@ def _key(value: object, name: str) -> bytes:
     try:
         key = base64.b64decode(value, validate=True) if isinstance(value, str) else b""
         load_der_public_key(key)
-    except (binascii.Error, ValueError, TypeError) as exc:
+    except (binascii.Error, ValueError, TypeError, *UNSUPPORTED) as exc:
         raise MalformedReference(f"{name} as base64 of a DER public key") from exc
     return key

@@ -19,6 +19,7 @@ from attestation.adapters.agent_client import ClientCredentials
 from attestation.models import VerifierIdentity
 from inventory import events
 from inventory.authorize import SYSTEM, VIEW, Actor, authorize
+from inventory.engine import crypto_policy
 from inventory.errors import Conflict, NotFound, Unavailable
 
 CA_DAYS: Final = 3650
@@ -70,7 +71,7 @@ def _identity() -> VerifierIdentity:
 
 
 def _made(now: datetime) -> VerifierIdentity:
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = crypto_policy.new_signing_key()
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Bartizan verifier CA {uuid4()}")])
     ca = (
         _builder(name, name, key.public_key(), now, CA_DAYS)
@@ -95,7 +96,7 @@ def _renew(found: VerifierIdentity, now: datetime) -> None:
 
 
 def _issue(found: VerifierIdentity, ca: x509.Certificate, ca_key: ec.EllipticCurvePrivateKey, now: datetime) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = crypto_policy.new_signing_key()
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Bartizan verifier")])
     certificate = (
         _builder(ca.subject, name, key.public_key(), now, CERTIFICATE_DAYS)

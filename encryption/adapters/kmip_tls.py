@@ -31,6 +31,7 @@ from encryption.engine.key_server import (
     ServerAddress,
     TrustReason,
 )
+from inventory.adapters.tls import client_context as approved_client_context
 
 TTLV_HEADER_SIZE = 8
 # A response message with one key is a few hundred bytes; a locate of 20,000 keys stays below this.
@@ -170,9 +171,7 @@ class Channel:
 
 def client_context(address: ServerAddress, tls: ClientTls) -> ssl.SSLContext:
     """Build the context for one server. Raises KmsUntrusted when the console's own PEM cannot be used."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers("ECDHE+AESGCM")
+    context = approved_client_context()
     context.hostname_checks_common_name = False
     # A server's own certificate may be the anchor (pinned to the leaf), not only a root.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

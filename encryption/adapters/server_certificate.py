@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 
 from encryption.adapters.kmip_tls import open_tcp
 from encryption.engine.key_server import KmsProtocolError, KmsUnreachable, ServerAddress, ServerCertificate
+from inventory.adapters.tls import client_context
 
 _HANDSHAKE = 22  # TLS record types and handshake message types: RFC 5246 sections 6.2.1 and 7.4
 _CERTIFICATE = 11
@@ -42,7 +43,7 @@ def fetch_server_certificate(address: ServerAddress, *, timeout: float = 5.0) ->
 
 def _shown_chain(address: ServerAddress, version: ssl.TLSVersion, deadline: float) -> list[bytes]:
     """Do a handshake in memory, so that the server's flight can be read even if the handshake fails."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = client_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.minimum_version = context.maximum_version = version

@@ -13,12 +13,12 @@ from datetime import datetime
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from encryption.engine import tpm_command
 from encryption.engine.tpm_command import BadAnswer, NvPublic, Transmit
+from inventory.engine.crypto_policy import UNSUPPORTED
 
 _NV_FIRST: Final = 0x01C00000
 _POLICY_A: Final = bytes.fromhex("837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa")
@@ -218,7 +218,7 @@ def _key_of(certificate: x509.Certificate) -> bytes:
         return certificate.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, *UNSUPPORTED):
         return b""
 
 

@@ -7,8 +7,9 @@ key is for; both stand beside it (metadata.WrappedKey) and are not bound to it.
 from cryptography.hazmat.primitives import keywrap
 
 from encryption.engine.secret import Secret
+from inventory.engine import crypto_policy
 
-KEK_BYTES = 32
+KEK_BYTES = crypto_policy.KEY_ENCRYPTION_BYTES
 # The largest thing wrapped here is a passphrase; RFC 5649 itself would allow 2**32 - 1 bytes.
 MAX_SECRET_BYTES = 4096
 _MIN_BLOB_BYTES = 16
@@ -45,5 +46,4 @@ def unwrap(kek: Secret, blob: bytes) -> Secret:
 
 
 def _check_kek(kek: Secret) -> None:
-    if len(kek) != KEK_BYTES:
-        raise ValueError(f"a key-encryption key has {KEK_BYTES} bytes")
+    crypto_policy.check_key_encryption_key(len(kek))

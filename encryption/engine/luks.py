@@ -36,6 +36,7 @@ from encryption.engine.luks_header import (
 )
 from encryption.engine.secret import Secret
 from encryption.engine.xts import Xts
+from inventory.engine import crypto_policy
 
 __all__ = [
     "HEADER_BYTES",
@@ -68,7 +69,7 @@ PREFIX_BYTES = _PAYLOAD_SECTOR * SECTOR_BYTES
 
 MAX_PASSPHRASE_BYTES = 512
 _RANDOM_PASSPHRASE_BYTES = 32
-TYPED_PASSPHRASE_ITERATIONS = 600_000
+TYPED_PASSPHRASE_ITERATIONS = crypto_policy.MIN_PASSWORD_ITERATIONS
 
 
 class KeyslotLocked(LuksError):
@@ -280,6 +281,7 @@ def _seal(
 
 
 def _derive(secret: Secret, salt: bytes, iterations: int, n_bytes: int, algorithm: hashes.HashAlgorithm) -> bytes:
+    crypto_policy.check_key_derivation(algorithm.name, salt, iterations)
     return PBKDF2HMAC(algorithm=algorithm, length=n_bytes, salt=salt, iterations=iterations).derive(secret.reveal())
 
 

@@ -13,6 +13,8 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives import hashes
 
+from inventory.engine import crypto_policy
+
 SECTOR_BYTES = 512
 HEADER_BYTES = 592
 KEYSLOTS = 8
@@ -21,7 +23,7 @@ VOLUME_KEY_BYTES = 64
 DIGEST_BYTES = 20
 SALT_BYTES = 32
 MATERIAL_BYTES = VOLUME_KEY_BYTES * STRIPES
-MIN_ITERATIONS = 1000
+MIN_ITERATIONS = crypto_policy.MIN_ITERATIONS
 # Two seconds of a fast machine, which is what cryptsetup and QEMU calibrate for, stay well below.
 MAX_ITERATIONS = 20_000_000
 MAX_PAYLOAD_SECTORS = 64 * 1024 * 1024 // SECTOR_BYTES

@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from encryption.engine import keywrap
 from encryption.engine.secret import Secret
+from inventory.engine import crypto_policy
 
-_RSA_BITS = 3072
+_RSA_BITS = crypto_policy.MIN_RSA_BITS
 _RSA_BYTES = _RSA_BITS // 8
 
 
@@ -23,7 +24,7 @@ class OpenFailed(Exception):
 
 def generate() -> tuple[str, Secret]:
     """A new key pair: the public key as PEM, the private one as PKCS #8 DER (about 1.8 KB: keywrap takes it)."""
-    private = rsa.generate_private_key(public_exponent=65537, key_size=_RSA_BITS)
+    private = crypto_policy.new_transport_key()
     public_pem = private.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )

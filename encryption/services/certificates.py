@@ -7,13 +7,14 @@ from itertools import pairwise
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from encryption.engine import keywrap
 from encryption.engine.secret import Secret
+from inventory.engine.crypto_policy import UNSUPPORTED
 from inventory.errors import Invalid
 
 MAX_PEM_CHARACTERS: Final = 65_536
@@ -67,7 +68,7 @@ def given(pem: str) -> list[x509.Certificate]:
         found = x509.load_pem_x509_certificates(pem.encode())
         found[0].public_key()  # a kind of key that the crypto module does not know shows only here
         return found
-    except (ValueError, InvalidSignature, UnsupportedAlgorithm) as exc:
+    except (ValueError, InvalidSignature, *UNSUPPORTED) as exc:
         raise Invalid(
             "certificate_invalid", "that text is no PEM certificate", hint="it begins with -----BEGIN CERTIFICATE-----"
         ) from exc
@@ -83,7 +84,7 @@ def given_key(pem: str, certificate: x509.Certificate) -> Secret:
     found: PrivateKeyTypes | None
     try:
         found = serialization.load_pem_private_key(pem[:MAX_PEM_CHARACTERS].encode(), password=None)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, *UNSUPPORTED):
         found = None
     if not isinstance(found, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
         # Raised here so that the library's exception, whose frames hold the text, is not even its context.

@@ -28,6 +28,7 @@ from encryption.services.keys import ENDED
 from encryption.services.kms_state import service_error
 from encryption.services.sealed_uploads import open_upload
 from inventory import events
+from inventory.engine import crypto_policy
 from inventory.errors import Conflict, ServiceError
 from inventory.jobs import Progress
 from inventory.models import Job
@@ -42,7 +43,7 @@ def create_client_key(job: Job, progress: Progress) -> None:
     """Makes the console's key pair for one key provider, seals it, and writes the CSR for its administrator."""
     cluster = cluster_of(job)
     progress.step("creating the client key")
-    private = ec.generate_private_key(ec.SECP256R1())
+    private = crypto_policy.new_signing_key()
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Bartizan {cluster.id}")])
     request = (
         x509.CertificateSigningRequestBuilder()
@@ -69,7 +70,7 @@ def issue_client_certificate(job: Job, progress: Progress) -> None:
     """A new key and certificate: from the cluster's console CA, which is made at first, or self-signed."""
     cluster = cluster_of(job)
     progress.step("making the client certificate")
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = crypto_policy.new_signing_key()
     subject = _name(f"Bartizan {cluster.id}")
     if job.params["method"] == "self_signed":
         certificate = _signed(subject, subject, key.public_key(), key, days=CLIENT_DAYS)
@@ -205,7 +206,7 @@ def _console_ca(cluster: KmsCluster) -> tuple[x509.Certificate, ec.EllipticCurve
             key = serialization.load_pem_private_key(pem, password=None)
             if isinstance(key, ec.EllipticCurvePrivateKey):
                 return certificate, key
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = crypto_policy.new_signing_key()
     name = _name(f"Bartizan CA {cluster.id}")
     certificate = _signed(name, name, key.public_key(), key, days=CA_DAYS, ca=True)
     cluster.client_ca_pem = certificates.text_of([certificate])

@@ -23,6 +23,12 @@ from tests.api_client import Caller, caller
 
 pytestmark = pytest.mark.django_db
 NOW = datetime.now(UTC)
+# RFC 7748, 6.1. A module in FIPS mode does not even know the algorithm, and says so in another way than by ValueError.
+X25519_KEY = """\
+-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VuBCIEIHcHbQpzGKV9PBbBclGyZkXfTC+H68CZKrF3+6UduSwq
+-----END PRIVATE KEY-----
+"""
 
 
 def name(text: str) -> x509.Name:
@@ -249,13 +255,14 @@ class TestClientIdentity:
             (LEAF, "-----BEGIN PRIVATE KEY-----\nplanted\n-----END PRIVATE KEY-----", "client_key_invalid"),
             (LEAF, private(LEAF_KEY, b"password"), "client_key_encrypted"),
             (LEAF, private(ed25519.Ed25519PrivateKey.generate()), "client_key_invalid"),
+            (LEAF, X25519_KEY, "client_key_invalid"),
             (LEAF, private(rsa.generate_private_key(65537, 1024)), "client_key_too_short"),  # noqa: S505
             ("x", private(LEAF_KEY), "certificate_invalid"),
             (private(LEAF_KEY), private(LEAF_KEY), "private_key_given"),
             (certificate("kms", "KMS CA", LEAF_KEY, CA_KEY, until=NOW - timedelta(1)), private(LEAF_KEY),
              "client_certificate_expired"),
         ],
-        ids=["another", "no key", "no content", "password", "ed25519", "short", "no pem", "key twice", "expired"],
+        ids=["another", "no key", "no content", "password", "ed25519", "x25519", "short", "no pem", "twice", "expired"],
     )  # fmt: skip
     def test_what_cannot_be_used_is_refused_and_never_shown_again(
         self, browser: Client, admin: Caller, provider: KmsCluster, cert: str, pem: str, code: str

@@ -22,13 +22,14 @@ from datetime import datetime
 from typing import ClassVar, TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import ExtensionOID, ObjectIdentifier
 
 from attestation.engine.errors import Malformed
 from attestation.engine.tpm.public import MalformedKey, Public, PublicKey, supported
+from inventory.engine.crypto_policy import UNSUPPORTED
 
 MAX_CERTIFICATE_BYTES = 16 * 1024
 MAX_CERTIFICATES = 32
@@ -55,12 +56,12 @@ _UNDERSTOOD = {
     _SUBJECT_DIRECTORY_ATTRIBUTES,
 }
 _T = TypeVar("_T", bound=x509.ExtensionType)
-_WEAK = (hashes.SHA1, hashes.MD5)
+_WEAK = (hashes.SHA1, hashes.MD5)  # noqa: TID251  to be refused
 # All that `cryptography` was seen to raise for bytes that it cannot read (found by changing bytes at random).
 _UNREADABLE = (
     ValueError,
     TypeError,
-    UnsupportedAlgorithm,
+    *UNSUPPORTED,
     x509.DuplicateExtension,
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,

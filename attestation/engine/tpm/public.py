@@ -10,7 +10,6 @@ from enum import IntFlag
 from functools import cached_property
 from typing import ClassVar
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
 
@@ -25,6 +24,7 @@ from attestation.engine.tpm.algorithms import (
     SignatureScheme,
 )
 from attestation.engine.tpm.reader import MalformedTpmStructure, Reader
+from inventory.engine.crypto_policy import UNSUPPORTED
 
 MAX_PUBLIC_BYTES = 1024
 RSA_BITS = (2048, 3072)
@@ -262,7 +262,7 @@ def parse_bare_key(data: bytes) -> PublicKey:
         raise MalformedKey("a public key of a few hundred bytes", offset=0)
     try:
         key = load_pem_public_key(data) if data.lstrip().startswith(b"-----BEGIN") else load_der_public_key(data)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except (ValueError, TypeError, *UNSUPPORTED):
         raise MalformedKey("a TPM2B_PUBLIC, a TPMT_PUBLIC or a SubjectPublicKeyInfo") from None
     return supported(key)
 

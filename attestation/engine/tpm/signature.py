@@ -3,13 +3,14 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from attestation.engine.tpm.algorithms import HashAlg, SignatureScheme
 from attestation.engine.tpm.public import PublicKey
 from attestation.engine.tpm.reader import MalformedTpmStructure, Reader
+from inventory.engine.crypto_policy import UNSUPPORTED
 
 MAX_SIGNATURE_BYTES = 1024
 _MAX_RSA_BYTES = 512
@@ -50,7 +51,7 @@ class Signature:
                 if self.scheme is not SignatureScheme.ECDSA:
                     return False
                 key.verify(self.value, message, _ECDSA[self.hash_alg])
-        except (InvalidSignature, UnsupportedAlgorithm):
+        except (InvalidSignature, *UNSUPPORTED):
             return False
         return True
 

@@ -230,9 +230,13 @@ def test_keylimes_answer_is_keyed_with_the_base64_text() -> None:
 
 
 def test_key_derivation_goes_on_over_several_blocks() -> None:
-    long = kdfa(HashAlg.SHA256, b"key", b"LABEL", b"u", b"v", 512)
-    first = hmac.digest(b"key", bytes.fromhex("00000001") + b"LABEL\0uv" + bytes.fromhex("00000200"), "sha256")
-    second = hmac.digest(b"key", bytes.fromhex("00000002") + b"LABEL\0uv" + bytes.fromhex("00000200"), "sha256")
+    long = kdfa(HashAlg.SHA256, b"a key of 112 bits", b"LABEL", b"u", b"v", 512)
+    first = hmac.digest(
+        b"a key of 112 bits", bytes.fromhex("00000001") + b"LABEL\0uv" + bytes.fromhex("00000200"), "sha256"
+    )
+    second = hmac.digest(
+        b"a key of 112 bits", bytes.fromhex("00000002") + b"LABEL\0uv" + bytes.fromhex("00000200"), "sha256"
+    )
     assert long == first + second
     exchanged = kdfe(HashAlg.SHA256, b"z", b"L", b"u", b"v", 384)
     assert exchanged[:32] == hashlib.sha256(bytes.fromhex("00000001") + b"zL\0uv").digest()
