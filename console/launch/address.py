@@ -9,11 +9,11 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from console.launch.state import write_private
 from console.launch.steps import LaunchError
+from inventory.engine import crypto_policy
 
 DEFAULT_LISTEN = "127.0.0.1:8440"
 REGISTRAR_PORT = 8890  # Keylime's, which agents have in their settings
@@ -127,7 +127,7 @@ def ensure_certificate(folder: Path, names: list[str], *, now: datetime) -> tupl
     except FileNotFoundError:
         pass
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = crypto_policy.new_signing_key()
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Bartizan console")])
     certificate = (
         x509.CertificateBuilder()

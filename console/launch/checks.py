@@ -5,6 +5,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from console.launch.crypto_start import FOLDER_VARIABLE
+
 PACKAGES = ("console", "inventory", "encryption", "attestation", "lab", "tests", "manage.py")
 
 
@@ -31,8 +33,8 @@ def run_checks(root: Path) -> bool:
             began = time.monotonic()
             done = subprocess.run(
                 [
-                    "env", f"BARTIZAN_TEST_STATE={folder}", "DJANGO_SETTINGS_MODULE=tests.settings",
-                    "BARTIZAN_HTTPS=1", *command,
+                    "env", "-u", FOLDER_VARIABLE, "BARTIZAN_FIPS=auto", f"BARTIZAN_TEST_STATE={folder}",
+                    "DJANGO_SETTINGS_MODULE=tests.settings", "BARTIZAN_HTTPS=1", *command,
                 ],
                 cwd=root, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                 text=True, errors="replace", check=False,

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from console.launch import assets, checks, up, user
+from console.launch import assets, checks, crypto, up, user
 from console.launch.address import DEFAULT_LISTEN, parse_listen
+from console.launch.crypto_start import FOLDER_VARIABLE
 from console.launch.state import state_of
 from console.launch.steps import LaunchError, Steps
 
@@ -18,6 +20,15 @@ PACKAGES = ("console", "inventory", "encryption", "attestation", "lab")
 QUICK = "not lab and not browser and not slow"
 # Groups: tests/conftest.py. Two processes, not one for each core: the lab's machines need the rest.
 IN_PARALLEL = ("-n", "2", "--no-loadscope-reorder")
+
+# What computes with keys, and what would go another way without the provider.
+CRYPTOGRAPHY = (
+    "tests/console/crypto", "tests/encryption/engine/test_luks.py", "tests/encryption/engine/test_xts.py",
+    "tests/encryption/engine/test_keywrap.py", "tests/encryption/engine/test_transport.py",
+    "tests/encryption/engine/test_known_answers.py", "tests/encryption/adapters/test_kmip_trust.py",
+    "tests/encryption/test_crypto_modules_pages.py", "tests/encryption/test_self_check.py",
+    "tests/attestation/engine/tpm/test_credential.py", "tests/attestation/engine/tpm/test_quote.py",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,6 +60,7 @@ def _dispatch(given: list[str]) -> int:
     if options.command == "assets":
         if not options.installed:
             _install_packages()
+            crypto.prepare(_setup_steps(), ROOT)
         if options.accept:
             found = assets.source_digests(ROOT / "node_modules")
             assets.SOURCES.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
@@ -59,7 +71,10 @@ def _dispatch(given: list[str]) -> int:
         wanted = up.UpOptions(parse_listen(options.listen), lab=not options.no_lab, detach=options.detach)
         if not options.installed:
             _install_packages()
+            crypto.prepare(_setup_steps(), ROOT)
         _drop_root([*given, "--installed"])
+        if crypto.needs_start_over(ROOT):
+            _start_over([*given, "--installed"])
         return up.up(ROOT, wanted)
     _drop_root(given)
     return up.down(ROOT) if options.command == "down" else up.status(ROOT)
@@ -84,8 +99,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _install_packages() -> None:
     """npm runs as the caller: the caller's own npm configuration (a proxy, a mirror) counts."""
-    steps = Steps(ROOT / "node_modules" / ".stamps")
-    assets.install_packages(steps, root=ROOT, venv=ROOT / ".venv")
+    assets.install_packages(_setup_steps(), root=ROOT, venv=ROOT / ".venv")
+
+
+def _setup_steps() -> Steps:
+    """Steps of the caller, whose checkout it is; those of the installation are in its state folder."""
+    return Steps(ROOT / "node_modules" / ".stamps")
 
 
 def _build_assets() -> None:
@@ -110,9 +129,17 @@ def _drop_root(arguments: Sequence[str]) -> None:
         user.keep(state.folder)
         return
     user.give(state.folder, account)
-    user.replace_process(
-        user.as_service_user([sys.executable, "-P", "-m", "console.launch", *arguments], home=state.home)
-    )
+    user.replace_process(user.as_service_user(_own_command(arguments), home=state.home))
+
+
+def _start_over(arguments: Sequence[str]) -> NoReturn:
+    """A process gets its FIPS provider when it begins, and this one began before there was one."""
+    user.replace_process(_own_command(arguments))
+
+
+def _own_command(arguments: Sequence[str]) -> list[str]:
+    settings = [f"{name}={value}" for name, value in crypto.environment(ROOT).items()]
+    return ["env", *settings, sys.executable, "-P", "-m", "console.launch", *arguments]
 
 
 def _manage(arguments: Sequence[str]) -> int:
@@ -132,6 +159,9 @@ def _manage_offline(arguments: Sequence[str]) -> int:
 def _test(arguments: list[str]) -> int:
     """Build what the tests need, check, and replace this process by pytest: its closing line is the last.
 
+    With the FIPS provider, all of them run in mode `required`, and before them some on what computes without it in
+    mode `auto`. Where it cannot be had, that is said, and all run in mode `auto`.
+
     Tests run as the caller; the product's parts that they start give up root by themselves.
     """
     quick = arguments[:1] == ["quick"]
@@ -144,9 +174,24 @@ def _test(arguments: list[str]) -> int:
     state = state_of(ROOT)
     selection = ["-m", QUICK] if quick else []
     given = arguments[1:] if quick else arguments
-    user.replace_process([
+    pytest = [
         # Importing the console package has set Django's switch to the product's own settings.
         "env", "DJANGO_SETTINGS_MODULE=tests.settings",
         f"BARTIZAN_ASSETS_DIR={state.assets}", f"BARTIZAN_TEST_ASSETS={state.test_assets}",
-        sys.executable, "-m", "pytest", *IN_PARALLEL, *selection, *given,
-    ])  # fmt: skip
+    ]  # fmt: skip
+    run = [sys.executable, "-m", "pytest", *IN_PARALLEL]
+    if crypto.prepare(_setup_steps(), ROOT):
+        if not arguments:
+            print("test            cryptography without the FIPS provider (BARTIZAN_FIPS=auto)", flush=True)
+            without = ["-u", FOLDER_VARIABLE, "BARTIZAN_FIPS=auto"]
+            done = subprocess.run(
+                [pytest[0], *without, *pytest[1:], *run, "-q", "-m", QUICK, *CRYPTOGRAPHY], check=False
+            )
+            if done.returncode != 0:
+                return done.returncode
+        print("test            with the FIPS provider (BARTIZAN_FIPS=required)", flush=True)
+        pytest += [f"BARTIZAN_FIPS={crypto.Mode.REQUIRED}"]
+        pytest += [f"{name}={value}" for name, value in crypto.environment(ROOT).items()]
+    else:
+        print("test            WITHOUT the FIPS provider (BARTIZAN_FIPS=auto): see above", flush=True)
+    user.replace_process([*pytest, *run, *selection, *given])

@@ -6,14 +6,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from console.env import env_str
+from console.launch import crypto
 from console.launch.address import Listen
 from console.launch.state import State
 from console.launch.steps import LaunchError
+from inventory.engine.crypto_policy import TLS_1_2_CIPHERS
 
 HEARTBEAT_FOLDER = "/dev/shm"  # noqa: S108  gunicorn makes its files there by mkstemp; no disk to wait for
 # Settings without secrets that the caller's environment may choose; see docs/install.md.
 TUNING = (
     "BARTIZAN_EXCHANGE_DIR",
+    "BARTIZAN_FIPS",
+    "BARTIZAN_FIPS_VALIDATED",
     "BARTIZAN_HTTPS",
     "BARTIZAN_JOB_TIME_LIMIT",
     "BARTIZAN_KMIP_TIMEOUT",
@@ -98,6 +102,7 @@ def django_environment(installation: Installation, *, console_key: bool = False)
         "BARTIZAN_STATIC_ROOT": str(state.static),
     }
     environment |= {name: value for name in TUNING if (value := env_str(name, ""))}
+    environment |= crypto.environment(installation.root)
     if installation.database_url_file is not None:
         environment["DATABASE_URL_FILE"] = str(installation.database_url_file)
     if console_key:
@@ -165,7 +170,10 @@ def _gunicorn(installation: Installation) -> tuple[str, ...]:
     if installation.listen.https:
         if installation.certificate is None or installation.certificate_key is None:
             raise ValueError("an HTTPS installation needs a certificate and its key")
-        tls = ("--certfile", str(installation.certificate), "--keyfile", str(installation.certificate_key))
+        tls = (
+            "--certfile", str(installation.certificate), "--keyfile", str(installation.certificate_key),
+            "--ciphers", TLS_1_2_CIPHERS,
+        )  # fmt: skip
     return (
         str(installation.python), "-m", "gunicorn", "console.wsgi", "--bind", installation.listen.bind, *tls,
         "--preload", "--worker-class", "gthread", "--workers", "2", "--threads", "8", "--timeout", "60",

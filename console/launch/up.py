@@ -5,7 +5,6 @@ import http.client
 import json
 import shutil
 import signal
-import ssl
 import subprocess
 import sys
 import time
@@ -38,6 +37,7 @@ from console.launch.processes import (
 )
 from console.launch.state import ADMINISTRATOR, State, state_of, write_private
 from console.launch.steps import NAME_WIDTH, LaunchError, Steps, digest, run_command
+from inventory.adapters.tls import client_context
 from lab import layout
 
 START_SECONDS = 120.0
@@ -279,7 +279,8 @@ def _ask_login(installation: Installation) -> int:
     listen = installation.listen
     connection: http.client.HTTPConnection
     if installation.certificate is not None:
-        trust = ssl.create_default_context(cafile=str(installation.certificate))
+        trust = client_context()
+        trust.load_verify_locations(str(installation.certificate))
         connection = http.client.HTTPSConnection(listen.local_host, listen.port, timeout=10, context=trust)
     else:
         connection = http.client.HTTPConnection(listen.local_host, listen.port, timeout=10)
