@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from console.errors import API_PREFIX, error_page
 from console.source_address import of_request
+from encryption.services import crypto_modules
 from inventory import events
 from inventory.authorize import noting_refusals
 from inventory.errors import ServiceError
@@ -32,6 +33,8 @@ POLICY: Final = "; ".join(
     ]
 )
 
+LIVENESS_PATH: Final = "/healthz"  # the process lives; that it can do nothing is what /readyz says
+
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
 
@@ -45,6 +48,19 @@ class ContentSecurityPolicy:
         response = self.get_response(request)
         response.headers.setdefault("Content-Security-Policy", POLICY)
         return response
+
+
+class CryptoModules:
+    """Answers 503 to everything, /readyz too, where this process's self-tests failed: it may not compute."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if (reason := crypto_modules.why_not_ready()) and request.path_info != LIVENESS_PATH:
+            text = f"This console does not answer: {reason}. Its administrator finds more in the web process's log.\n"
+            return HttpResponse(text, status=503, content_type="text/plain; charset=utf-8")
+        return self.get_response(request)
 
 
 class Origin:

@@ -40,6 +40,7 @@ MIDDLEWARE = [
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "console.middleware.Origin",
     "console.middleware.ContentSecurityPolicy",
+    "console.middleware.CryptoModules",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -172,6 +173,14 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": float(env_int("BARTIZAN_COMPLIANCE_CHECK_SECONDS", 3600, minimum=60, maximum=7 * 24 * 3600)),
         "options": {"queue": "attestation", "expires": 60},
     },
+    **{
+        f"repeat the self-tests of worker {queue}": {
+            "task": "encryption.repeat_self_tests",
+            "schedule": crontab(hour=2, minute=47),
+            "options": {"queue": queue, "expires": 3600},
+        }
+        for queue in ("attestation", "control", "crypto")
+    },
     "look for exported virtual machines": {
         "task": "encryption.look_for_bundles",
         "schedule": 300.0,
@@ -198,6 +207,15 @@ CELERY_BEAT_SCHEDULE = {
 CONSOLE_KEY = env_secret("BARTIZAN_CONSOLE_KEY", required=False)
 if CONSOLE_KEY and not re.fullmatch("[0-9a-fA-F]{64}", CONSOLE_KEY):
     raise SettingsError("BARTIZAN_CONSOLE_KEY must be 64 hexadecimal digits (32 bytes)")
+# The FIPS provider: docs/install.md. It is loaded before anything here is read (console/launch/crypto_start.py).
+FIPS_MODE = env_str("BARTIZAN_FIPS", "auto")
+if FIPS_MODE not in ("auto", "required", "off"):
+    raise SettingsError(f"BARTIZAN_FIPS must be auto, required or off, not {FIPS_MODE!r}")
+CRYPTO_MODULES_DIR = env_str("BARTIZAN_CRYPTO_MODULES", "")
+# SHA-256 of a provider's file -> the certificate that whoever runs this console says it is the build of.
+FIPS_VALIDATED = dict(entry.partition("=")[::2] for entry in env_list("BARTIZAN_FIPS_VALIDATED", []))
+if not all(re.fullmatch("[0-9a-f]{64}", digest) and number for digest, number in FIPS_VALIDATED.items()):
+    raise SettingsError("BARTIZAN_FIPS_VALIDATED must be SHA256=CERTIFICATE,... with 64 lower-case digits each")
 KMIP_TIMEOUT_SECONDS = env_int("BARTIZAN_KMIP_TIMEOUT", 10, minimum=1, maximum=300)
 # Where workers put exported VMs, and look for VMs to import; the same folder for all of them.
 EXCHANGE_DIR = env_path("BARTIZAN_EXCHANGE_DIR", STATE_DIR / "exchange")

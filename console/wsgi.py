@@ -7,3 +7,8 @@ from django.core.wsgi import get_wsgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "console.settings")  # noqa: TID251  Django's own switch
 
 application = get_wsgi_application()
+
+from inventory.services import processes  # noqa: E402  after Django is set up
+
+# Once, before gunicorn forks its workers: the module is loaded in the parent (--preload).
+processes.started("web")

@@ -9,6 +9,7 @@ from encryption.services import (
     clone,
     compliance,
     conversion,
+    crypto_modules,
     deep_recrypt,
     disk_jobs,
     export,
@@ -265,3 +266,23 @@ def probe_migration(job_id: str) -> None:
 @shared_task(name="encryption.probe_migrations")
 def probe_migrations() -> None:
     migration_probes.probe_all()
+
+
+@shared_task(name="encryption.test_crypto_modules_attestation")
+def test_crypto_modules_attestation(job_id: str) -> None:
+    jobs.run(job_id, crypto_modules.test_worker)
+
+
+@shared_task(name="encryption.test_crypto_modules_control")
+def test_crypto_modules_control(job_id: str) -> None:
+    jobs.run(job_id, crypto_modules.test_worker)
+
+
+@shared_task(name="encryption.test_crypto_modules_crypto")
+def test_crypto_modules_crypto(job_id: str) -> None:
+    jobs.run(job_id, crypto_modules.test_worker)
+
+
+@shared_task(name="encryption.repeat_self_tests")
+def repeat_self_tests() -> None:
+    crypto_modules.repeat()

@@ -58,6 +58,16 @@ def register(kind: JobKind) -> JobKind:
     return kind
 
 
+Obstacle = Callable[[], str]
+_obstacles: list[Obstacle] = []
+
+
+def register_obstacle(obstacle: Obstacle) -> None:
+    """Lets an app above keep this process from taking jobs: `obstacle` says why, or nothing."""
+    if obstacle not in _obstacles:
+        _obstacles.append(obstacle)
+
+
 class Cancelled(Exception):
     """The user asked for the end of this job; raised from `Progress` inside the worker."""
 
@@ -161,7 +171,11 @@ def _mine(job_id: uuid.UUID, claim: uuid.UUID) -> Any:
 
 
 def run(job_id: str, work: Callable[[Job, Progress], None]) -> None:
-    """Runs a job's work in this worker. Does nothing where the job is claimed, ended or gone."""
+    """Runs a job's work in this worker. Does nothing where the job is claimed, ended or gone, and where this process
+    may take none (`register_obstacle`)."""
+    if reason := next(filter(None, (obstacle() for obstacle in _obstacles)), ""):
+        log.critical("job %s is not taken, and waits for another worker: %s", job_id, reason)
+        return
     claim = uuid.uuid4()
     now = timezone.now()
     claimed = Job.objects.filter(pk=job_id, status=JobStatus.PENDING).update(

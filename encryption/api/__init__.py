@@ -5,6 +5,7 @@ from ninja import Router
 from encryption.api import (
     compliance,
     copies,
+    crypto_modules,
     disks,
     key_providers,
     key_trust,
@@ -19,6 +20,7 @@ from encryption.api import (
 
 router = Router()
 router.add_router("", copies.router)
+router.add_router("", crypto_modules.router)
 router.add_router("", disks.router)
 router.add_router("", key_providers.router)
 router.add_router("", key_trust.router)

@@ -15,6 +15,7 @@ from encryption.models.policies import ChosenPolicies as ChosenPolicies
 from encryption.models.policies import Compliance as Compliance
 from encryption.models.policies import DiskPolicy as DiskPolicy
 from encryption.models.policies import StoragePolicy as StoragePolicy
+from encryption.models.processes import CryptoProcess as CryptoProcess
 from encryption.models.secrets import OPENED_BY_SECRET as OPENED_BY_SECRET
 from encryption.models.secrets import Purpose as Purpose
 from encryption.models.secrets import Stage as Stage

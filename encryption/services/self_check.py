@@ -1,31 +1,34 @@
 """Before a worker takes its first job: one whose ciphers are broken must not touch a disk, and vTPM state in clear that
 a killed one has left in memory is destroyed."""
 
-import logging
-
-from celery.signals import worker_init, worker_process_init
+from celery.signals import beat_init, worker_init, worker_process_init
 
 from encryption.adapters import memory_folder
-from encryption.engine import xts
-
-log = logging.getLogger(__name__)
+from encryption.services import crypto_modules
+from inventory import jobs
+from inventory.services import processes
 
 
 def register() -> None:
-    worker_init.connect(check_ciphers, dispatch_uid="encryption.self_check")
+    crypto_modules.require_mode()
+    jobs.register_obstacle(crypto_modules.why_not_ready)
+    processes.register_first_step(crypto_modules.started)
+    worker_init.connect(worker_starts, dispatch_uid="encryption.self_check")
+    beat_init.connect(beat_starts, dispatch_uid="encryption.self_check")
     # Also where one process of the pool was killed and the next takes its place.
     for signal in (worker_init, worker_process_init):
         signal.connect(sweep_memory, dispatch_uid="encryption.memory_folder")
 
 
-def check_ciphers(**_: object) -> None:
-    """Ends the worker's process where the known answers are not met. Celery logs exceptions of a signal's receivers
-    and goes on, so it has to be SystemExit. Pool processes are forks of the one that checks."""
-    try:
-        xts.self_check()
-    except xts.SelfCheckFailed as exc:
-        log.critical("this worker does not start: %s", exc)
-        raise SystemExit(70) from exc  # EX_SOFTWARE
+def worker_starts(sender: object = None, **_: object) -> None:
+    """Celery logs exceptions of a signal's receivers and goes on, but for SystemExit. Pool processes are forks of the
+    one that tests itself here. Workers are known by what stands before the @ of their name: their queue."""
+    queue = str(getattr(sender, "hostname", "")).partition("@")[0]
+    processes.started(f"{crypto_modules.WORKER}{queue or 'unnamed'}")
+
+
+def beat_starts(**_: object) -> None:
+    processes.started("beat")
 
 
 def sweep_memory(**_: object) -> None:

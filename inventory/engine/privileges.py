@@ -166,6 +166,7 @@ RIGHTS: Final[Mapping[str, Right]] = {
     "encryption.recrypt_vm": _right(P.CRYPTO_RECRYPT),
     "encryption.replace_vtpm_certificate": _right(P.VM_SETTINGS, P.CRYPTO_ACCESS),
     "encryption.set_encrypted_vmotion": _right(P.VM_SETTINGS),
+    "encryption.test_crypto_modules": _right(P.SETTINGS),
     "encryption.unlock_vm": _right(P.CRYPTO_REGISTER_VM),
     "console.create_api_token": _right(P.MODIFY_ROLES),
     "console.manage_syslog": _right(P.SETTINGS),

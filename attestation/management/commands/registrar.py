@@ -15,6 +15,7 @@ from typing_extensions import override
 from attestation.registrar import protocol
 from attestation.registrar.protocol import Answer, Request
 from attestation.registrar.server import Registrar
+from inventory.services import processes
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ class Command(BaseCommand):
         host, _, port = listen.rpartition(":")
         if not host or not port.isdecimal() or not 0 <= int(port) <= 65535:
             raise CommandError(f"--listen {listen!r} is not HOST:PORT")
+        processes.started("registrar")
         try:
             asyncio.run(self._run(host.strip("[]"), int(port)))
         except OSError as exc:

@@ -8,6 +8,7 @@ from encryption.api.schemas.compliance import ComplianceFindingOut as Compliance
 from encryption.api.schemas.compliance import ComplianceOut as ComplianceOut
 from encryption.api.schemas.compliance import ComplianceState as ComplianceState
 from encryption.api.schemas.compliance import ObservationOut as ObservationOut
+from encryption.api.schemas.crypto_modules import CryptoModulesOut as CryptoModulesOut
 from encryption.api.schemas.disks import AddDiskIn as AddDiskIn
 from encryption.api.schemas.disks import AttachDiskIn as AttachDiskIn
 from encryption.api.schemas.disks import DetachedDiskOut as DetachedDiskOut

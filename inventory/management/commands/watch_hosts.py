@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 from typing_extensions import override
 
-from inventory.services import watch
+from inventory.services import processes, watch
 
 
 class Command(BaseCommand):
@@ -16,6 +16,7 @@ class Command(BaseCommand):
 
     @override
     def handle(self, *args: Any, **options: Any) -> None:
+        processes.started("watch-hosts")
         stop = threading.Event()
 
         def end(number: int, frame: FrameType | None) -> None:

@@ -1,0 +1,43 @@
+"""Appliance > Cryptographic modules: what computes, what is claimed of it, and the self-tests."""
+
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.views.decorators.http import require_safe
+
+from encryption.services import crypto_modules as services
+from inventory.authorize import authorize, may
+from inventory.forms import ConfirmForm
+from inventory.views.dialogs import dialog
+
+
+@require_safe
+def show(request: HttpRequest) -> HttpResponse:
+    found = services.processes(actor=request.user)
+    context = {
+        "processes": found,
+        "label": services.label_of(found),
+        "certificates": sorted({one.certificate for one in found if one.certificate}),
+        "may_test": may(request.user, services.TEST),
+    }
+    return render(request, "encryption/crypto_modules.html", context)
+
+
+def test(request: HttpRequest) -> HttpResponse:
+    authorize(request.user, services.TEST)
+    back = reverse("encryption:crypto-modules")
+
+    def submit(_: dict[str, Any]) -> str:
+        services.request_self_tests(actor=request.user)
+        return back
+
+    context = {
+        "title": "Run self-tests",
+        "button": "Run",
+        "text": "Have this web process and a worker of each queue test their cryptographic modules again? A process "
+        "whose tests fail takes no more work.",
+        "back": back,
+    }
+    return dialog(request, template="encryption/kms_form.html", form=ConfirmForm, submit=submit, context=context)
