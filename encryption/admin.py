@@ -11,6 +11,7 @@ from typing_extensions import override
 from encryption.models import (
     Bundle,
     Compliance,
+    CryptoProcess,
     DiskPolicy,
     Key,
     KmsCluster,
@@ -169,3 +170,10 @@ class BundleAdmin(LookOnly):
         "folder", "state", "reason", "vm_name", "vm_uuid", "size_bytes", "is_clear", "made_at", "made_by", "console",
         "kms_cluster", "kms_cluster_name", "key_id", "found_at",
     ]  # fmt: skip
+
+
+@admin.register(CryptoProcess)
+class CryptoProcessAdmin(LookOnly):
+    list_display = ["name", "machine", "mode", "label", "certificate", "tested_at"]
+    list_filter = ["label", "mode"]
+    fields = ["name", "machine", "pid", "mode", "label", "certificate", "boundaries", "tests", "tested_at"]

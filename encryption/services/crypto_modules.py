@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Final
 
 from django.conf import settings
@@ -38,6 +39,7 @@ KINDS: Final = {
     queue: jobs.register(jobs.JobKind(f"encryption.test_crypto_modules_{queue}", "Self-tests", queue=queue))
     for queue in ("attestation", "control", "crypto")
 }
+KEPT: Final = timedelta(days=90)
 _EXIT_CODE: Final = 70  # EX_SOFTWARE
 _LABELS: Final = CryptoProcess.Label
 
@@ -138,9 +140,10 @@ def test_worker(job: Job, progress: Progress) -> None:
 
 
 def repeat() -> None:
-    """By schedule, in the worker that takes it."""
+    """By schedule, in the worker that takes it. Drops what was reported long ago: by machines that are no more."""
     if _this.name:
         _report(_tested())
+    CryptoProcess.objects.filter(tested_at__lt=timezone.now() - KEPT).delete()
 
 
 def _queue_of(row: CryptoProcess) -> str:
