@@ -4,7 +4,6 @@ from django.urls import path
 
 from encryption.views import (
     compliance,
-    crypto_modules,
     key_providers,
     key_trust,
     keys,
@@ -53,8 +52,6 @@ urlpatterns = [
     path("policies/<uuid:policy_id>/edit/", storage_policies.edit, name="policy-edit"),
     path("policies/<uuid:policy_id>/clone/", storage_policies.clone, name="policy-clone"),
     path("policies/<uuid:policy_id>/delete/", storage_policies.delete, name="policy-delete"),
-    path("crypto-modules/", crypto_modules.show, name="crypto-modules"),
-    path("crypto-modules/test/", crypto_modules.test, name="crypto-modules-test"),
     path("hosts/<uuid:host_id>/leftovers/", leftovers.of_host, name="host-leftovers"),
     path("hosts/<uuid:host_id>/leftovers/find/", leftovers.find, name="find-leftovers"),
     path("datastores/<uuid:datastore_id>/leftovers/", leftovers.of_datastore, name="datastore-leftovers"),

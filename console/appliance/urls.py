@@ -2,11 +2,13 @@
 
 from django.urls import path
 
-from console.appliance.views import sections, syslog
+from console.appliance.views import crypto_modules, sections, syslog
 
 app_name = "appliance"
 urlpatterns = [
     path("", sections.index, name="index"),
+    path("crypto-modules/", crypto_modules.index, name="crypto-modules"),
+    path("crypto-modules/test/", crypto_modules.test, name="crypto-modules-test"),
     path("syslog/", syslog.index, name="syslog"),
     path("syslog/add/", syslog.add, name="syslog-add"),
     path("syslog/<uuid:syslog_target_id>/", syslog.target, name="syslog-target"),

@@ -26,7 +26,6 @@ CRYPTOGRAPHY = (
     "tests/console/crypto", "tests/encryption/engine/test_luks.py", "tests/encryption/engine/test_xts.py",
     "tests/encryption/engine/test_keywrap.py", "tests/encryption/engine/test_transport.py",
     "tests/encryption/engine/test_known_answers.py", "tests/encryption/adapters/test_kmip_trust.py",
-    "tests/encryption/test_crypto_modules_pages.py", "tests/encryption/test_self_check.py",
     "tests/attestation/engine/tpm/test_credential.py", "tests/attestation/engine/tpm/test_quote.py",
 )  # fmt: skip
 

@@ -3,7 +3,6 @@
 from encryption.services.key_providers import READ
 from encryption.views import (
     compliance,
-    crypto_modules,
     key_providers,
     key_trust,
     keys,
@@ -26,7 +25,6 @@ from inventory.views import extensions
 extensions.add_navigation(extensions.Entry("Key Providers", "encryption:kms", "key", READ))
 extensions.add_navigation(extensions.Entry("Policies", "encryption:policies", "shield-check"))
 extensions.add_navigation(extensions.Entry("Exports", "encryption:bundles", "export", VIEW_ALL))
-extensions.add_navigation(extensions.Entry("Crypto Modules", "encryption:crypto-modules", "certificate", VIEW_ALL))
 extensions.add_target(TargetKind.KMS_CLUSTER, "encryption:kms-cluster")
 extensions.add_section(
     TargetKind.VIRTUAL_MACHINE, extensions.Section("Security", "VM Options", "encryption:vm-options")
@@ -60,7 +58,6 @@ extensions.add_card(TargetKind.VIRTUAL_MACHINE, "encryption:vm-card")
 
 __all__ = [
     "compliance",
-    "crypto_modules",
     "key_providers",
     "key_trust",
     "keys",

@@ -31,7 +31,7 @@ def reported(inventory: object, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_page(console: Console, reported: None, theme: str) -> None:
     console.page.context.add_cookies([{"name": "bartizan_theme", "value": theme, "url": console.url}])
-    page = console.open(reverse("encryption:crypto-modules"))
+    page = console.open(reverse("appliance:crypto-modules"))
     console.shot(f"crypto-modules-{theme}")
     assert console.axe() == []
     closed = page.locator("details.crypto-process:not([open])")
@@ -46,7 +46,7 @@ def test_the_page(console: Console, reported: None, theme: str) -> None:
     assert console.axe() == []
     page.keyboard.press("Escape")
     page.set_viewport_size({"width": 420, "height": 900})
-    page = console.open(reverse("encryption:crypto-modules"))
+    page = console.open(reverse("appliance:crypto-modules"))
     console.shot(f"crypto-modules-420-{theme}")
     assert page.evaluate("document.documentElement.scrollWidth") <= 420
     assert console.axe() == []

@@ -259,7 +259,7 @@ ROUTES_OF_VIEWS = {
     "encryption:remove-vtpm": "remove_vtpm",
     "encryption:vtpm-read": "read_vtpm_certificates",
     "encryption:vtpm-replace": "replace_vtpm_certificate",
-    "encryption:crypto-modules-test": "test_crypto_modules",
+    "appliance:crypto-modules-test": "test_crypto_modules",
     "encryption:find-leftovers": "find_leftovers",
     "encryption:destroy-leftover": "destroy_leftover",
     "encryption:keep-leftover": "keep_leftover",

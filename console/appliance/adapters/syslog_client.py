@@ -25,6 +25,7 @@ from typing_extensions import override
 
 from console.appliance.engine.syslog_message import octet_counted
 from encryption.engine.secret import Secret
+from inventory.adapters.tls import client_context
 
 CONNECT_SECONDS: Final = 10.0
 SEND_SECONDS: Final = 20.0
@@ -270,9 +271,7 @@ class DatagramLink:
 
 
 def _context(destination: Destination) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers("ECDHE+AESGCM")
+    context = client_context()
     context.hostname_checks_common_name = False
     if destination.trusted_pem:
         # A collector's own certificate may be the anchor, not only a root.

@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand
 from typing_extensions import override
 
 from console.appliance.services import forwarding
+from inventory.services import processes
 
 
 class Command(BaseCommand):
@@ -17,6 +18,7 @@ class Command(BaseCommand):
 
     @override
     def handle(self, *args: Any, **options: Any) -> None:
+        processes.started("forward-events")
         stop = threading.Event()
 
         def end(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Appliance > Cryptographic modules: what computes, what is claimed of it, and the self-tests."""
+"""Appliance, Cryptographic modules: what computes, what is claimed of it, and the self-tests."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from django.shortcuts import render
 from django.urls import reverse
 from django.views.decorators.http import require_safe
 
+from console.appliance.views.sections import all_sections
 from encryption.services import crypto_modules as services
 from inventory.authorize import authorize, may
 from inventory.forms import ConfirmForm
@@ -14,20 +15,21 @@ from inventory.views.dialogs import dialog
 
 
 @require_safe
-def show(request: HttpRequest) -> HttpResponse:
+def index(request: HttpRequest) -> HttpResponse:
     found = services.processes(actor=request.user)
     context = {
+        "appliance_sections": all_sections(),
         "processes": found,
         "label": services.label_of(found),
         "certificates": sorted({one.certificate for one in found if one.certificate}),
         "may_test": may(request.user, services.TEST),
     }
-    return render(request, "encryption/crypto_modules.html", context)
+    return render(request, "console/appliance/crypto_modules.html", context)
 
 
 def test(request: HttpRequest) -> HttpResponse:
     authorize(request.user, services.TEST)
-    back = reverse("encryption:crypto-modules")
+    back = reverse("appliance:crypto-modules")
 
     def submit(_: dict[str, Any]) -> str:
         services.request_self_tests(actor=request.user)
@@ -40,4 +42,4 @@ def test(request: HttpRequest) -> HttpResponse:
         "whose tests fail takes no more work.",
         "back": back,
     }
-    return dialog(request, template="encryption/kms_form.html", form=ConfirmForm, submit=submit, context=context)
+    return dialog(request, template="console/appliance/form.html", form=ConfirmForm, submit=submit, context=context)

@@ -17,7 +17,7 @@ from inventory.models import Event, Job, JobStatus
 from inventory.services import processes
 
 API = "/api/v1/crypto-modules"
-PAGE, TEST = reverse("encryption:crypto-modules"), reverse("encryption:crypto-modules-test")
+PAGE, TEST = reverse("appliance:crypto-modules"), reverse("appliance:crypto-modules-test")
 Sent = list[tuple[str, list[str], str]]
 
 
