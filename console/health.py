@@ -16,10 +16,12 @@ from kombu.exceptions import KombuError
 from kombu.exceptions import OperationalError as BrokerError
 
 from console import broker
+from encryption.services import crypto_modules
 
 OK: Final = "ok"
 UNREACHABLE: Final = "unreachable"
 BEHIND: Final = "behind"
+FAILED: Final = "failed"
 
 _log = logging.getLogger("bartizan.health")
 _migrated: set[str] = set()  # a database that has been migrated stays so while this process lives
@@ -37,12 +39,16 @@ def live(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_safe
 def ready(request: HttpRequest) -> JsonResponse:
-    """/readyz: 200 if each check is `ok`, else 503. The checks: database, migrations, broker."""
+    """/readyz: 200 if each check is `ok`, else 503.
+
+    The checks: database, migrations, broker, and the cryptographic modules of this process.
+    """
     database = _database()
     checks = {
         "database": database,
         "migrations": _migrations() if database == OK else UNREACHABLE,
         "broker": _broker(),
+        "crypto": FAILED if crypto_modules.why_not_ready() else OK,
     }
     is_ready = set(checks.values()) == {OK}
     return JsonResponse({"ready": is_ready, "checks": checks}, status=200 if is_ready else 503)

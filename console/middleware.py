@@ -33,7 +33,7 @@ POLICY: Final = "; ".join(
     ]
 )
 
-LIVENESS_PATH: Final = "/healthz"  # the process lives; that it can do nothing is what /readyz says
+HEALTH_PATHS: Final = frozenset({"/healthz", "/readyz"})  # the latter says it itself
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
@@ -51,13 +51,13 @@ class ContentSecurityPolicy:
 
 
 class CryptoModules:
-    """Answers 503 to everything, /readyz too, where this process's self-tests failed: it may not compute."""
+    """Answers 503 to everything but the health checks where this process's self-tests failed: it may not compute."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        if (reason := crypto_modules.why_not_ready()) and request.path_info != LIVENESS_PATH:
+        if (reason := crypto_modules.why_not_ready()) and request.path_info not in HEALTH_PATHS:
             text = f"This console does not answer: {reason}. Its administrator finds more in the web process's log.\n"
             return HttpResponse(text, status=503, content_type="text/plain; charset=utf-8")
         return self.get_response(request)

@@ -69,13 +69,21 @@ class TestReady:
     def test_all_is_well(self, client: Client, broker: redis.Redis) -> None:
         answer = client.get("/readyz")
         assert answer.status_code == 200
-        assert answer.json() == {"ready": True, "checks": {"database": "ok", "migrations": "ok", "broker": "ok"}}
+        assert answer.json() == {
+            "ready": True,
+            "checks": {"database": "ok", "migrations": "ok", "broker": "ok", "crypto": "ok"},
+        }
         assert "no-store" in answer.headers["Cache-Control"]
 
     def test_no_broker(self, client: Client, no_broker: None) -> None:
         answer = client.get("/readyz")
         assert answer.status_code == 503
-        assert answer.json()["checks"] == {"database": "ok", "migrations": "ok", "broker": "unreachable"}
+        assert answer.json()["checks"] == {
+            "database": "ok",
+            "migrations": "ok",
+            "broker": "unreachable",
+            "crypto": "ok",
+        }
 
     def test_a_database_that_is_behind(
         self, client: Client, broker: redis.Redis, monkeypatch: pytest.MonkeyPatch
@@ -93,7 +101,12 @@ class TestReady:
         monkeypatch.setattr(type(connections["default"]), "cursor", gone)
         answer = client.get("/readyz")
         assert answer.status_code == 503
-        assert answer.json()["checks"] == {"database": "unreachable", "migrations": "unreachable", "broker": "ok"}
+        assert answer.json()["checks"] == {
+            "database": "unreachable",
+            "migrations": "unreachable",
+            "broker": "ok",
+            "crypto": "ok",
+        }
 
 
 @pytest.mark.django_db

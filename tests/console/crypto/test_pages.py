@@ -141,10 +141,13 @@ def test_a_web_process_that_fails_answers_503_and_nothing_else(
     with monkeypatch.context() as patch:
         patch.setattr(xts, "_VECTOR_CIPHER_HEAD", bytes(16))
         processes.started("web")  # stays, to say so
-    for path in ("/", "/login/", "/readyz", PAGE, API, "/api/v1/me"):
+    for path in ("/", "/login/", PAGE, API, "/api/v1/me"):
         answer = admin.get(path)
         assert answer.status_code == 503
         assert b"AES-256-XTS" in answer.content
+    ready = admin.get("/readyz")
+    assert (ready.status_code, ready.json()["checks"]["crypto"]) == (503, "failed")
+    assert admin.get("/healthz").status_code == 200
     processes.started("web")
     assert admin.get(PAGE).status_code == 200
 
