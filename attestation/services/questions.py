@@ -26,7 +26,10 @@ NONCE_BYTES: Final = 20  # 40 digits; agents take up to 64
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One claimed host, and what it is asked. `host` has its cluster; `interval` is that between two attestations."""
+    """One claimed host, and what it is asked. `host` has its cluster; `interval` is that between two attestations.
+
+    `standing` is the host's row as it was claimed, with its verdict: nobody else changes what an answer changes.
+    """
 
     host: Host
     identity: TpmIdentity
@@ -37,7 +40,7 @@ class Question:
     nonce: str
     asked_at: datetime
     first_line: int
-    voided_at: datetime | None
+    standing: HostAttestation
     interval: timedelta
 
     def anew(self) -> "Question":
@@ -73,7 +76,7 @@ def claim_hosts(host_ids: Sequence[UUID]) -> list[Question]:
                 nonce=_nonce(),
                 asked_at=timezone.now(),
                 first_line=0 if expected.ima_state is None else expected.ima_state.lines,
-                voided_at=standing.voided_at,
+                standing=standing,
                 interval=intervals[identity.host.cluster_id],
             )
         )
@@ -94,7 +97,7 @@ def _claimed(host_ids: Iterable[UUID], claim: UUID, now: datetime) -> dict[UUID,
         missing = wanted - set(rows.values_list("host_id", flat=True))
         HostAttestation.objects.bulk_create((HostAttestation(host_id=each) for each in missing), ignore_conflicts=True)
         rows.filter(free, host__in=missing).update(claim=claim, claimed_at=now)
-    return {row.host_id: row for row in rows.filter(claim=claim)}
+    return {row.host_id: row for row in rows.filter(claim=claim).select_related("verdict")}
 
 
 def address_of(identity: TpmIdentity) -> AgentAddress:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from ssl import SSLContext
 from typing import Any, Final
@@ -60,6 +61,12 @@ _MOST_CLOCK: Final = 2**63 - 1
 _AT_ONCE: Final = 25
 _GRAVITY: Final = (Severity.ERROR, Severity.WARNING, Severity.INFO)
 _ASK_WHOLE_LIST: Final = frozenset({FindingCode.IMA_DOES_NOT_REPLAY, FindingCode.IMA_MALFORMED})
+
+# All that an answer changes. Not what others write meanwhile: the claim, and since when no verdict counts.
+_WRITTEN: Final = (
+    "status", "message", "verdict", "checked_at", "failures", "unreachable_since", "next_check_at", "passed_at",
+    "clock", "clock_safe", "reset_count", "restart_count", "ima_state",
+)  # fmt: skip
 
 TrustHook = Callable[[Host, bool], None]
 _TRUST_CHANGED: Final[list[TrustHook]] = []
@@ -153,9 +160,11 @@ def _write(
     now = timezone.now()
     status = VerdictStatus(appraisal.verdict.value)
     with transaction.atomic():
-        standing, reference_in_force = _standing(question)
-        if standing is None:
+        found = _still_asked(question)
+        if found is None:
             return
+        voided_at, reference_in_force = found
+        standing = question.standing
         evidence = None if answer is None else _kept(question, answer, appraisal)
         gravest_first = sorted(appraisal.findings, key=lambda finding: _GRAVITY.index(finding.severity))
         findings = [appraisals.finding_as_json(finding) for finding in gravest_first]
@@ -177,7 +186,8 @@ def _write(
         standing.failures, standing.unreachable_since = 0, None
         standing.next_check_at = schedule.next_after_answer(question.interval, now)
         compared_with = None if question.references.row is None else question.references.row.pk
-        if standing.voided_at != question.voided_at or reference_in_force != compared_with:
+        is_outdated = reference_in_force != compared_with
+        if is_outdated or voided_at != standing.voided_at:
             standing.next_check_at = now  # it was asked for anew while this answer was on its way
         if is_good:
             standing.passed_at = question.asked_at
@@ -185,24 +195,21 @@ def _write(
             clock = appraisal.quote.attested.clock
             standing.clock, standing.clock_safe = min(clock.clock, _MOST_CLOCK), clock.safe
             standing.reset_count, standing.restart_count = clock.reset_count, clock.restart_count
-        standing.ima_state = appraisals.kept_ima_state(appraisal) if is_good else None
-        standing.save()
+        # Under other reference values every file of the list is judged again.
+        standing.ima_state = appraisals.kept_ima_state(appraisal) if is_good and not is_outdated else None
+        standing.save(update_fields=_WRITTEN)
         if (is_good and not stood_good) or (was_good and not is_good):
             for hook in _TRUST_CHANGED:
                 hook(question.host, is_good)
-
-
-def _weighty(findings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [each for each in findings if each["severity"] != Severity.INFO]
 
 
 def _write_silence(question: Question, error: AgentError, reason: VerdictReason) -> None:
     """Nothing is concluded: the last verdict stays, and grows old."""
     now = timezone.now()
     with transaction.atomic():
-        standing, _ = _standing(question)
-        if standing is None:
+        if _still_asked(question) is None:
             return
+        standing = question.standing
         if standing.status != VerdictStatus.UNREACHABLE:
             verdict = Verdict.objects.create(
                 host=question.host, status=VerdictStatus.UNREACHABLE, message=error.message[:500],
@@ -221,21 +228,21 @@ def _write_silence(question: Question, error: AgentError, reason: VerdictReason)
             )  # fmt: skip
 
 
-def _standing(question: Question) -> tuple[HostAttestation | None, UUID | None]:
-    """The host's row, locked, and the reference values in force now. No row where another worker has it by now, or the
-    host has another identity since. One query, as this is asked at each poll."""
+def _still_asked(question: Question) -> tuple[datetime | None, UUID | None] | None:
+    """Locks the host's row; how its `voided_at` and the reference values in force are now. None where another worker
+    has it by now, or the host has another identity since. One small query, as this is asked at each poll."""
     in_force = appraisals.active_references(question.host.cluster_id).values("pk")[:1]
-    standing = (
+    found = (
         HostAttestation.objects.select_for_update(of=("self",))
-        .select_related("verdict")
+        .only("voided_at")
         .annotate(reference_in_force=Subquery(in_force))
         .filter(host=question.host, claim=question.claim, host__tpm_identity__ak_name=question.identity.ak_name)
-        .first()
     )
-    if standing is None:
+    row = next(iter(found), None)
+    if row is None:
         log.info("an answer of %s came too late and is dropped", question.host)
-        return None, None
-    return standing, standing.reference_in_force
+        return None
+    return row.voided_at, row.reference_in_force
 
 
 def _kept(question: Question, answer: AgentAnswer, appraisal: Appraisal) -> Evidence:

@@ -13,6 +13,7 @@ from attestation.models import (
     EventLog,
     Evidence,
     HostAttestation,
+    ReferenceSet,
     TpmIdentity,
     Verdict,
     VerdictReason,
@@ -240,6 +241,27 @@ def test_another_boot_than_the_reference_values_say_fails(
     assert standing.status == VerdictStatus.FAILED and "secure_boot_off" in codes(standing)
     assert standing.verdict is not None and standing.verdict.secure_boot is False
     assert codes(standing)[-1] == "host_rebooted", "what is only told stands behind what is wrong"
+
+
+def test_an_answer_from_before_new_reference_values_counts_for_none_of_its_files(
+    enrolled: HostAttestation, agent: SimulatedAgent, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = attest(enrolled.host)
+    assert good.verdict is not None and good.ima_state is not None
+    fetch = agent_client.fetch_quote
+
+    def fetch_and_trust(*args: object, **rest: object) -> agent_client.AgentAnswer:
+        answer = fetch(*args, **rest)  # type: ignore[arg-type]
+        if not ReferenceSet.objects.exists():
+            references.trust_boot(verdict_id=good.verdict_id or 0, reason="meanwhile", actor=alice)
+        return answer
+
+    monkeypatch.setattr(agent_client, "fetch_quote", fetch_and_trust)
+    standing = attest(enrolled.host)
+    assert standing.next_check_at is not None and standing.next_check_at <= timezone.now()
+    assert standing.ima_state is None
+    attest(enrolled.host)
+    assert int(agent.asked[-1]["ima_ml_entry"]) == 0
 
 
 def test_two_workers_do_not_ask_one_agent(enrolled: HostAttestation, agent: SimulatedAgent) -> None:
