@@ -34,7 +34,8 @@ from encryption.engine import endorsement, tpm_command, vtpm_state
 from encryption.engine.secret import Secret
 from encryption.engine.tpm_command import Transmit
 from inventory.adapters.libvirt_driver import LibvirtHost, connect
-from inventory.services.definitions import add_tpm, set_tpm_secret
+from inventory.engine.domain_edit import set_tpm_secret
+from inventory.engine.domain_tpm import add_tpm
 from tests.inventory.adapters.daemon import session_daemon
 
 _DOMAIN = (
