@@ -25,7 +25,7 @@ from encryption.engine.convert import Conversion
 from encryption.engine.image import ImageError, whole_sectors
 from encryption.engine.options import KEY_CODES, Approved
 from encryption.engine.secret import Secret
-from encryption.models import EncryptedVmotion, VmSecurity, WrappedSecret
+from encryption.models import EncryptedVmotion, Key, VmSecurity, WrappedSecret
 from encryption.services import adoption, in_memory, new_vm, new_vm_definition, vm_files, vm_metadata, vmotion
 from encryption.services import options as vm_options
 from encryption.services.change import DATA_KEY_BYTES
@@ -98,7 +98,7 @@ def _made(wanted: _Creation, hypervisor: Hypervisor, progress: Progress, undo: E
     needed = sum(disk.size_bytes for disk in new.disks)
     vm_files.check_space(hypervisor, wanted.store.path, needed, new.name)
     parts = new_vm_definition.secret_parts(new)
-    element, keys = _keys(wanted, parts, progress) if parts else (None, {})
+    element, keys = _keys(wanted, parts, progress, undo) if parts else (None, {})
     secrets = {part: secret for part, (secret, _) in keys.items()}
     xml = new_vm_definition.definition(
         new, host, wanted.uuid, files=wanted.files, secrets=secrets, element=element
@@ -128,7 +128,7 @@ def _passphrase(data_key: Secret) -> Secret:
 
 
 def _keys(
-    wanted: _Creation, parts: tuple[str, ...], progress: Progress
+    wanted: _Creation, parts: tuple[str, ...], progress: Progress, undo: ExitStack
 ) -> tuple[str | None, dict[str, tuple[UUID, Secret]]]:
     """The metadata's element, and by part the secret's UUID and the data key."""
     new, job = wanted.new, wanted.job
@@ -137,11 +137,22 @@ def _keys(
     named = VirtualMachine(host=wanted.store.host, uuid=wanted.uuid, name=new.name)
     provider = vm_options.kms_cluster_of(named, new.wish)
     key = make_key(provider, named, name=new_key_name(named, job.pk), job=job, about=wanted.store.host)
+    undo.callback(_tell_unused, wanted, key)
     drawn = {part: (uuid.uuid4(), Secret.generate(DATA_KEY_BYTES)) for part in parts}
     rows = new_vm_definition.rows_of(new, named, key, {part: secret for part, (secret, _) in drawn.items()})
     with fetched_key(key) as kek:
         _wrap(rows, drawn, kek)
     return vm_metadata.element(named, vm_options.home_policy(new.wish), key, rows), drawn
+
+
+def _tell_unused(wanted: _Creation, key: Key) -> None:
+    """It is left at the KMS: to destroy it is for ever, and only a person knows whether anything was copied."""
+    events.record_once(
+        "key.unused",
+        f"Key {key} protects nothing: {wanted.new.name}, which it was made for, was not made; destroy it under Key "
+        "Providers if it is not wanted",
+        target=key.cluster, job=wanted.job, key_id=key.key_id,
+    )  # fmt: skip
 
 
 def _wrap(rows: list[WrappedSecret], drawn: dict[str, tuple[UUID, Secret]], kek: Secret) -> None:

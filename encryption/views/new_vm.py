@@ -45,7 +45,7 @@ def show(request: HttpRequest) -> HttpResponse:
         job = new_vm.create_vm(new=form.wanted(), approved=form.cleaned_data["plan_digest"], actor=request.user)
     except ServiceError as exc:
         return render(request, "encryption/new_vm.html", context | {"error": exc}, status=exc.http_status)
-    return done(request, reverse("inventory:monitor", args=[TargetKind.HOST, job.target_id]))
+    return done(request, reverse("inventory:monitor", args=[TargetKind.HOST, job.target_id]), from_page=True)
 
 
 @require_POST

@@ -35,7 +35,7 @@ def show(request: HttpRequest, vm_id: UUID) -> HttpResponse:
     except ServiceError as exc:
         context = _panel(request, found, form) | {"error": exc}
         return render(request, "encryption/vm_options.html", context, status=exc.http_status)
-    return done(request, reverse("encryption:vm-options", args=[vm_id]))
+    return done(request, reverse("encryption:vm-options", args=[vm_id]), from_page=True)
 
 
 @require_POST

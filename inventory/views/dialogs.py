@@ -43,13 +43,15 @@ def dialog(
     return done(request, page)
 
 
-def done(request: HttpRequest, page: str = "") -> HttpResponse:
-    """The answer after a change: htmx closes the dialog and shows `page`, a plain browser is redirected to it."""
+def done(request: HttpRequest, page: str = "", *, from_page: bool = False) -> HttpResponse:
+    """The answer after a change: htmx closes the dialog and shows `page`, a plain browser is redirected to it.
+    `from_page`: it was no dialog, so `page` is shown from its top."""
     if request.headers.get("HX-Request") != "true":
         return redirect(page or "home")
     headers = {"HX-Trigger": json.dumps({"dialog-done": True, "activity": True, "tasks-changed": True})}
     if page:
-        headers["HX-Location"] = json.dumps({"path": page, "target": "#content", "swap": "innerHTML show:none"})
+        swap = "innerHTML scroll:top show:none" if from_page else "innerHTML show:none"
+        headers["HX-Location"] = json.dumps({"path": page, "target": "#content", "swap": swap})
     return HttpResponse(status=204, headers=headers)
 
 

@@ -11,8 +11,18 @@ from django.utils import timezone
 
 from inventory import jobs
 from inventory.engine.hypervisor import DatastoreFacts, Power, TpmFacts
-from inventory.models import Cluster, Datastore, Disk, Event, Host, PowerState, Severity, VirtualMachine
-from inventory.services import sync
+from inventory.models import (
+    Cluster,
+    Datastore,
+    Disk,
+    Event,
+    Host,
+    PowerState,
+    Severity,
+    VirtualMachine,
+    VmDefinition,
+)
+from inventory.services import definitions, sync, vm_rows
 from tests.fakes import FakeHypervisor, FakeSite, disk, vm
 
 pytestmark = pytest.mark.django_db
@@ -277,7 +287,9 @@ def test_datastores(host: Host, synced: FakeHypervisor) -> None:
 def test_queries_do_not_grow_with_the_number_of_vms(host: Host, hypervisor: FakeHypervisor) -> None:
     counts = []
     for number in (50, 2000):
-        hypervisor.add(*(vm(f"vm{len(hypervisor.vms)}") for _ in range(number - len(hypervisor.vms))))
+        hypervisor.add(
+            *(vm(f"vm{len(hypervisor.vms)}", definition="<domain/>") for _ in range(number - len(hypervisor.vms)))
+        )
         sync.sync_host(host, hypervisor)
         with CaptureQueriesContext(
             connection,
@@ -286,3 +298,33 @@ def test_queries_do_not_grow_with_the_number_of_vms(host: Host, hypervisor: Fake
         counts.append(len(queries))
     assert counts[0] == counts[1]
     assert counts[0] <= 16
+
+
+def test_definitions_are_stored_when_they_change(host: Host, hypervisor: FakeHypervisor) -> None:
+    """What the host need not send again is known by its digest; one that is too long is noted, so that it is not asked
+    for each time."""
+    one, two = vm("one", definition="<domain/>"), vm("two", definition="x" * (vm_rows.MOST_CHARACTERS + 1))
+    hypervisor.add(one, two)
+    sync.sync_host(host, hypervisor)
+    stored = {found.virtual_machine.name: found for found in VmDefinition.objects.select_related("virtual_machine")}
+    assert (stored["one"].xml, stored["two"].xml) == ("<domain/>", "")
+    assert definitions.stored_definition(row("one")) == "<domain/>"
+    rows = VirtualMachine.objects.filter(host=host)
+    assert set(vm_rows.kept_definitions(rows)) == {one.definition_sha256, two.definition_sha256}
+    hypervisor.change(one.uuid, vcpus=8, definition="<domain>8</domain>")
+    sync.sync_host(host, hypervisor)
+    assert definitions.stored_definition(row("one")) == "<domain>8</domain>"
+    hypervisor.change(one.uuid, vcpus=4, definition="")  # a host that did not send it
+    sync.sync_host(host, hypervisor)
+    assert definitions.stored_definition(row("one")) == "" and set(vm_rows.kept_definitions(rows)) == {
+        two.definition_sha256
+    }
+
+
+def test_a_definition_goes_with_its_vm(host: Host, hypervisor: FakeHypervisor) -> None:
+    one = vm("one", definition="<domain/>")
+    hypervisor.add(one)
+    sync.refresh_uuids(host, hypervisor, [one.uuid])
+    assert VmDefinition.objects.get().sha256 == one.definition_sha256
+    row("one").delete()
+    assert not VmDefinition.objects.exists()

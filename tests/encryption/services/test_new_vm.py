@@ -189,7 +189,22 @@ def ended(world: World, new: NewVm, code: str) -> Job:
 
 def test_nothing_is_left_where_the_host_refuses(world: World) -> None:
     world.hypervisor.failures["define"] = OperationRefused("refused", "unsupported configuration")
-    ended(world, wanted(vtpm=True), "refused")
+    job = ended(world, wanted(vtpm=True), "refused")
+    assert Event.objects.get(kind="key.unused", job=job).data["key_id"] == Key.objects.get().key_id
+
+
+def test_cancelled(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = everything(world)
+    job = new_vm.create_vm(new=wanted(), actor=world.actor)
+    create = world.hypervisor.create_file
+
+    def cancelling(*args: Any, **kwargs: Any) -> None:
+        create(*args, **kwargs)
+        Job.objects.update(cancel_requested=True)
+
+    monkeypatch.setattr(world.hypervisor, "create_file", cancelling)
+    assert run(job, new_vm_job.run_create_vm).status == JobStatus.CANCELLED
+    assert everything(world) == before
 
 
 def test_nothing_is_left_without_a_template(world: World) -> None:
