@@ -21,11 +21,12 @@ from console.launch import crypto_start, provider_package
 from console.launch.crypto_start import CONFIGURATION, FOLDER_VARIABLE, PROVIDER, SYSTEM, WHEEL
 from console.launch.provider_package import ProviderUnavailable
 from console.launch.steps import LaunchError, Steps, digest, run_command
+from inventory.engine.crypto_policy import TLS_1_2_CIPHERS
 
 STEP = "crypto modules"
 RECORD = "modules.json"
 START_MODULE = "bartizan_crypto_start"
-_RECIPE = "1"  # changes when what is written below does
+_RECIPE = "2"  # changes when what is written below does
 _ASK_AGAIN_SECONDS = 24 * 3600
 # What OpenSSL 3.5's `fipsinstall -pedantic` would switch on, as far as TLS and KMIP go on working (3.0's program
 # cannot, and an older provider ignores what it does not know).
@@ -50,6 +51,15 @@ base = base_sect
 activate = 1
 [algorithms]
 default_properties = fips=yes
+"""
+# Also for contexts that others make (gunicorn, Redis clients), as the machine's own openssl.cnf is not read any more.
+_TLS_DEFAULTS = f"""\
+[tls]
+system_default = tls_defaults
+[tls_defaults]
+MinProtocol = TLSv1.2
+CipherString = {TLS_1_2_CIPHERS}
+Ciphersuites = TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256
 """
 
 
@@ -164,14 +174,21 @@ def _install(root: Path, folder: Path, module: Path, origin: str) -> str:
         )  # fmt: skip
         target = folder / name
         (aside / name / "fipsmodule.cnf").write_text(_module_section(said, target / PROVIDER), encoding="utf-8")
-        (aside / name / CONFIGURATION).write_text(_CONFIGURATION.format(folder=target), encoding="utf-8")
+        configuration = _CONFIGURATION.format(folder=target)
+        if name == SYSTEM:
+            configuration = configuration.replace("[init]\n", "[init]\nssl_conf = tls\n") + _TLS_DEFAULTS
+        (aside / name / CONFIGURATION).write_text(configuration, encoding="utf-8")
     sha256 = hashlib.sha256(module.read_bytes()).hexdigest()
     record = {"origin": origin, "sha256": sha256, "prepared_at": datetime.now(UTC).isoformat(timespec="seconds")}
     (aside / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     for path in (aside, *aside.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    shutil.rmtree(folder, ignore_errors=True)
+    replaced = folder.with_name("crypto.old")  # for a moment only: processes may be starting just now
+    shutil.rmtree(replaced, ignore_errors=True)
+    if folder.exists():
+        folder.rename(replaced)
     aside.rename(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
     _install_start()
     try:
         run_command(

@@ -14,7 +14,7 @@ from console.launch.crypto_start import EXIT_CODE, FOLDER_VARIABLE
 from tests.console.crypto.conftest import ROOT
 
 LOOK = """
-import json, os, _hashlib
+import json, os, ssl, _hashlib
 from cryptography.hazmat.bindings._rust import openssl
 from encryption.adapters import crypto_modules
 try:
@@ -33,6 +33,8 @@ print(json.dumps({
     "providers": [[one.provider, one.provider_file, one.sha256]
         for one in crypto_modules.boundaries(database="", broker="") if one.is_tested],
     "fork": forked,
+    "tls": [[context.minimum_version.name, [suite["name"] for suite in context.get_ciphers()]]
+        for context in (ssl.create_default_context(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))],
 }))
 """
 
@@ -59,6 +61,10 @@ def test_both_libraries_compute_in_copies_of_their_own(provider: Path) -> None:
     for boundary in ("cryptography package", "system OpenSSL"):
         for refused in ("MD5", "ChaCha20-Poly1305"):
             assert f"{boundary}: {refused} refused" in found["tests"]
+    for version, suites in found["tls"]:  # of contexts that others make
+        assert version == "TLSv1_2"
+        assert suites
+        assert all("GCM" in suite and suite.startswith(("TLS_AES", "ECDHE-")) for suite in suites)
     digest = json.loads((provider / crypto.RECORD).read_text())["sha256"]
     files = {file for _, file, _ in found["providers"]}
     assert files == {str(provider / "system" / "fips.so"), str(provider / "wheel" / "fips.so")}

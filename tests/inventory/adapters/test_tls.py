@@ -1,6 +1,8 @@
 """TLS on either end: nothing below 1.2, and under 1.2 only ECDHE with AES-GCM."""
 
+import re
 import ssl
+from pathlib import Path
 
 import pytest
 
@@ -20,3 +22,15 @@ def test_a_client_verifies() -> None:
     assert context.verify_mode == ssl.CERT_REQUIRED
     assert context.check_hostname
     assert context.cert_store_stats()["x509"] == 0
+
+
+def test_nobody_makes_a_context_past_it() -> None:
+    """But the agent, which is one file for a host where nothing of this console is installed."""
+    root = Path(__file__).resolve().parents[3]
+    made = {
+        str(file.relative_to(root))
+        for package in ("console", "inventory", "encryption", "attestation")
+        for file in (root / package).rglob("*.py")
+        if re.search(r"SSLContext\(|create_default_context|_create_unverified_context", file.read_text("utf-8"))
+    }
+    assert made == {"inventory/adapters/tls.py", "attestation/agent/bartizan_agent.py"}
