@@ -169,5 +169,6 @@ RIGHTS: Final[Mapping[str, Right]] = {
     "encryption.test_crypto_modules": _right(P.SETTINGS),
     "encryption.unlock_vm": _right(P.CRYPTO_REGISTER_VM),
     "console.create_api_token": _right(P.MODIFY_ROLES),
+    "console.back_up": _right(P.SETTINGS, P.MODIFY_ROLES),
     "console.manage_syslog": _right(P.SETTINGS),
 }
