@@ -38,7 +38,7 @@ def modules() -> Iterator[tuple[str, ast.Module]]:
     """Services, and the modules of inventory that they stand on."""
     found = [path for app in APPS for path in (ROOT / app).glob("services/**/*.py")]
     found += [ROOT / "inventory" / f"{name}.py" for name in ("alarms", "authorize", "events", "jobs")]
-    found += list((ROOT / "console").glob("*.py")) + list((ROOT / "console").glob("appliance/**/*.py"))
+    found += (ROOT / "console").glob("**/*.py")
     for path in sorted(found):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         yield name, ast.parse(path.read_text())
