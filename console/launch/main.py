@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from console.launch import assets, checks, crypto, up, user
+from console.launch import assets, checks, crypto, receivers, up, user
 from console.launch.address import DEFAULT_LISTEN, parse_listen
 from console.launch.crypto_start import FOLDER_VARIABLE
 from console.launch.state import state_of
@@ -171,12 +171,15 @@ def _test(arguments: list[str]) -> int:
     if not quick and not checks.run_checks(ROOT):
         return 1
     state = state_of(ROOT)
+    if not quick:
+        receivers.prepare(_setup_steps(), state.test_receivers)
     selection = ["-m", QUICK] if quick else []
     given = arguments[1:] if quick else arguments
     pytest = [
         # Importing the console package has set Django's switch to the product's own settings.
         "env", "DJANGO_SETTINGS_MODULE=tests.settings",
         f"BARTIZAN_ASSETS_DIR={state.assets}", f"BARTIZAN_TEST_ASSETS={state.test_assets}",
+        f"BARTIZAN_TEST_RECEIVERS={state.test_receivers}",
     ]  # fmt: skip
     run = [sys.executable, "-m", "pytest", *IN_PARALLEL]
     if crypto.prepare(_setup_steps(), ROOT):

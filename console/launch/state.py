@@ -80,6 +80,10 @@ class State:
         return self.folder / "test-assets"
 
     @property
+    def test_receivers(self) -> Path:
+        return self.folder / "test-receivers"
+
+    @property
     def secret_key(self) -> Path:
         return self.secrets / "secret_key"
 
