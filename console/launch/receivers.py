@@ -5,12 +5,11 @@ they are downloaded (apt verifies the signatures) and unpacked below the state f
 launcher's list of packages.
 """
 
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Final
 
-from console.launch.steps import LaunchError, Steps
+from console.launch.steps import LaunchError, Steps, run_command
 
 PACKAGES: Final = ("rsyslog", "rsyslog-openssl", "syslog-ng-core")
 PROGRAMS: Final = ("usr/sbin/rsyslogd", "usr/sbin/syslog-ng")
@@ -28,22 +27,10 @@ def prepare(steps: Steps, folder: Path) -> None:
 def _unpack(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bartizan-receivers-") as name:
-        # Readable for apt's own user, who does the download where root asks for it.
-        Path(name).chmod(0o755)
-        _run(["apt-get", "download", "-q", *PACKAGES], cwd=name)
-        for package in sorted(Path(name).glob("*.deb")):
-            _run(["dpkg-deb", "--extract", str(package), str(folder)], cwd=name)
+        downloads = Path(name)
+        run_command(["apt-get", "download", "-q", *PACKAGES], cwd=downloads, what="download of the log collectors")
+        for package in sorted(downloads.glob("*.deb")):
+            unpack = ["dpkg-deb", "--extract", str(package), str(folder)]
+            run_command(unpack, cwd=downloads, what=f"unpacking {package.name}")
     if not are_in(folder):
-        raise LaunchError("rsyslog or syslog-ng is not where their packages had it", hint=f"look into {folder}")
-
-
-def _run(command: list[str], *, cwd: str) -> None:
-    done = subprocess.run(
-        command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", check=False,
-    )  # fmt: skip
-    if done.returncode != 0:
-        raise LaunchError(
-            f"{command[0]} could not get or unpack the log collectors", hint="apt-get update, then try again",
-            details=done.stdout,
-        )  # fmt: skip
+        raise LaunchError("rsyslog or syslog-ng is not where its package had it", hint=f"look into {folder}")
