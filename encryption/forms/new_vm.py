@@ -36,7 +36,7 @@ class NewVmForm(VmOptionsForm):
     )
     iso = forms.CharField(
         label="Installation image", max_length=1000, required=False,
-        help_text="whole path of an ISO image on a datastore of the host",
+        help_text="whole path of an ISO image (.iso) on a datastore of the host",
     )  # fmt: skip
 
     def __init__(self, found: Choices, data: Any = None) -> None:

@@ -106,8 +106,8 @@ def create_vm(*, new: NewVm, actor: Actor, approved: str = "") -> Job:
 
     Raises NotFound, Refused, Invalid (`name_invalid`, `datastore_unsupported`, `vcpus_invalid`, `memory_invalid`,
     `size_invalid`, `no_disk`, `too_many_disks`, `network_invalid`, `path_invalid`, `policy_not_found`,
-    `policy_not_for_home`), Conflict (the plan's first refusal, `host_disconnected`, `name_taken`, `space_missing`,
-    `plan_outdated`, `target_busy`).
+    `policy_not_for_home`), Conflict (`disk_in_use`, the plan's first refusal, `host_disconnected`, `name_taken`,
+    `space_missing`, `plan_outdated`, `target_busy`).
     """
     store = checked_store(new)
     host = store.host
@@ -167,7 +167,20 @@ def check_shape(new: NewVm, host: Host) -> None:
     if not _NETWORK.fullmatch(new.network):
         raise Invalid("network_invalid", f"{new.network[:64]!r} is no name of a network", hint="as libvirt has it")
     if new.iso:
-        disks.check_path(host, new.iso)
+        _check_iso(new, host)
+
+
+def _check_iso(new: NewVm, host: Host) -> None:
+    """A guest reads whatever it is given as a CD-ROM, so not what another VM has written: neither its disks, nor what
+    is left of them under other names."""
+    disks.check_path(host, new.iso)
+    if not new.iso.lower().endswith(".iso"):
+        raise Invalid(
+            "path_invalid", f"{new.iso[:200]!r} is no ISO image by its name", hint="give one that ends in .iso"
+        )
+    other = Disk.objects.filter(source=new.iso).exclude(device="cdrom").select_related("virtual_machine").first()
+    if other is not None:
+        raise Conflict("disk_in_use", f"{new.iso} is {other.target} of {other.virtual_machine}", hint="choose another")
 
 
 def plan_of(new: NewVm, host: Host) -> Plan:

@@ -123,3 +123,43 @@ def test_many_are_chosen_in_the_list_by_keyboard(console: Console, vm: VirtualMa
     page.wait_for_selector("text=Apply")
     console.shot("vm-options-many")
     assert console.axe() == []
+
+
+def test_a_new_vm_by_keyboard(console: Console, vm: VirtualMachine, inventory: Sample) -> None:
+    """The same form as in VM Options, its plan beneath, and the job."""
+    page = console.open(f"{reverse('encryption:new-vm')}?cluster={inventory.cluster.pk}")
+    page.focus("#id_name")
+    page.keyboard.type("win-01")
+    tab_to(page, "#id_guest")
+    page.keyboard.press("ArrowDown")
+    tab_to(page, "#id_vtpm")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Tab")
+    expect(page.locator("#plan")).to_contain_text("Define win-01")
+    expect(page.locator("#plan")).to_contain_text("Add a TPM 2.0")
+    tab_to(page, "#plan details.definition summary")
+    page.keyboard.press("Enter")
+    tab_to(page, "#plan .diff")
+    expect(page.locator("#plan .diff")).to_contain_text("{new secret of vtpm}")
+    assert console.axe() == []
+    page.keyboard.press("Enter")
+    tab_to(page, "button.btn-primary")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/monitor/**")
+    assert Job.objects.get(kind="encryption.create_vm").params["vtpm"] is True
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 1440), ("light", 420)])
+def test_a_new_vm_is_seen(console: Console, vm: VirtualMachine, theme: str, width: int) -> None:
+    page = console.page
+    page.set_viewport_size({"width": width, "height": 1800})
+    page.context.add_cookies([{"name": "bartizan_theme", "value": theme, "url": console.url}])
+    console.open(reverse("encryption:new-vm"))
+    page.fill("#id_name", "web-01")
+    page.select_option("#id_policy", label="VM Encryption Policy")
+    page.select_option("#id_disk-1", label="VM Encryption Policy")
+    expect(page.locator("#plan")).to_contain_text("Make vda, 20.0 GiB: a LUKS image")
+    page.click("#plan details.definition summary")
+    assert console.axe() == []
+    console.shot(f"new-vm-{theme}-{width}")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -15,6 +15,7 @@ from inventory.engine.abilities import HostAbilities
 from inventory.models import (
     Cluster,
     Datastore,
+    Disk,
     Event,
     Host,
     Job,
@@ -131,6 +132,8 @@ def test_over_the_api(admin: Client, store: Datastore, provider: KmsCluster, ali
         ({"name": "there"}, {"name": "there"}, 409, "name_taken"),
         ({"network": "a b"}, {"network": "a b"}, 422, "network_invalid"),
         ({"iso": "/etc/shadow"}, {"iso": "/etc/shadow"}, 422, "path_invalid"),
+        ({"iso": "/images/old.raw"}, {"iso": "/images/old.raw"}, 422, "path_invalid"),
+        ({"iso": "/images/disk.iso"}, {"iso": "/images/disk.iso"}, 409, "disk_in_use"),
         ({"memory_gib": "0.0625", "vcpus": "512"}, {"vcpus": 513}, None, "vcpus_invalid"),
         (None, {"memory_bytes": 1000}, None, "memory_invalid"),
         (None, {"disks": []}, None, "no_disk"),
@@ -146,7 +149,8 @@ def test_refused(
     admin: Client, store: Datastore, provider: KmsCluster, alice: User, sent: dict[str, str] | None,
     asked: dict[str, Any], status: int | None, code: str,
 ) -> None:  # fmt: skip
-    VirtualMachine.objects.create(host=store.host, uuid=uuid4(), name="there", power_state=PowerState.OFF)
+    there = VirtualMachine.objects.create(host=store.host, uuid=uuid4(), name="there", power_state=PowerState.OFF)
+    Disk.objects.create(virtual_machine=there, target="vda", source="/images/disk.iso")
     disks = {"plain": (20 * GIB, False), "huge": (100_000 * GIB, True)}
     if str(asked.get("disks")) in disks:
         size, encrypts = disks[asked["disks"]]

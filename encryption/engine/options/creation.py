@@ -90,7 +90,7 @@ def creation_effects(made: Plan, *, host: str, key_provider: str) -> tuple[Effec
             f"a key encryption key at {key_provider or 'the key provider'}; a data key each for "
             f"{', '.join(dict.fromkeys(parts))}, kept wrapped by this console"
         )
-    held = f"{host}: in memory for the moment of each start, and QEMU while the VM runs" if parts else "none"
+    held = f"on {host}: in memory for the moment of each start, and QEMU while the VM runs" if parts else "none"
     return (
         Effect("Space", f"up to {gigabytes(made.new_bytes)} as the guest fills its disks"),
         Effect("Keys to be made", keys),

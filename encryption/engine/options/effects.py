@@ -67,7 +67,7 @@ def _hosts(current: CurrentVm, desired: DesiredVm, plan: Plan, host: str) -> str
     copies = any(step.how in {How.BLOCK_COPY, How.STORAGE_API} for step in plan.steps)
     if desired.encrypt_home:
         now = "while it copies, then " if copies else ""
-        return f"{host}: {now}in memory for the moment of each start, and QEMU while the VM runs"
+        return f"on {host}: {now}in memory for the moment of each start, and QEMU while the VM runs"
     if copies and current.has_key:
-        return f"{host}: while it copies, none afterwards"
+        return f"on {host}: while it copies, none afterwards"
     return "none"
