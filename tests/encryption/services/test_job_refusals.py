@@ -17,7 +17,7 @@ from pytest_django import Settings
 
 from encryption import tasks as encryption_tasks
 from encryption.adapters import image_files, qemu_img
-from encryption.engine import luks
+from encryption.engine import bundle, luks, metadata
 from encryption.engine.secret import Secret
 from encryption.models import KmsCluster, Leftover, StoragePolicy, WrappedSecret
 from encryption.services import boot_variables, leftover_files, leftovers
@@ -138,6 +138,16 @@ def without_nvram(scene: Scene) -> None:
     (scene.world.folder / "vm_VARS.fd").unlink()
 
 
+def nvram_not_named(scene: Scene) -> None:
+    scene.edit(f"<nvram>{scene.world.folder / 'vm_VARS.fd'}</nvram>", "")
+    sync.refresh_virtual_machine(scene.world.vm, scene.world.hypervisor)
+
+
+def too_many_keys(scene: Scene) -> None:
+    """SIMULATED: as 65 parts would be."""
+    scene.monkeypatch.setattr(metadata, "MAX_WRAPPED_KEYS", 0)
+
+
 def definition_stays(scene: Scene) -> None:
     scene.monkeypatch.setattr(scene.world.hypervisor, "redefine", lambda *_: None)
 
@@ -171,6 +181,8 @@ def host_away(scene: Scene) -> None:
         pytest.param(RAW, started_meanwhile, "vm_started_meanwhile"),
         pytest.param(RAW, crashed, "vm_crashed"),
         pytest.param(HOME, without_nvram, "nvram_missing"),
+        pytest.param(HOME, nvram_not_named, "nvram_unknown"),
+        pytest.param(RAW, too_many_keys, "metadata_unfit"),
         pytest.param(RAW, definition_stays, "switch_failed"),
         pytest.param(RAW, definition_refused, "refused"),
         pytest.param(RAW, host_away, "connection_refused"),
@@ -277,6 +289,11 @@ def exchange_is_a_file(scene: Scene) -> None:
     scene.settings.EXCHANGE_DIR = path
 
 
+def too_many_files(scene: Scene) -> None:
+    """SIMULATED: as a VM with 512 disks would be."""
+    scene.monkeypatch.setattr(bundle, "MAX_FILES", 1)
+
+
 def plain_under_luks(scene: Scene) -> None:
     scene.disk.write_bytes(bytes(4096))
 
@@ -313,6 +330,7 @@ def power_page(world: World) -> tuple[str, dict[str, Any]]:
         pytest.param(vm_page("vm-recrypt", way="passphrases"), full_keyslots, "no_free_keyslot"),
         pytest.param(vm_page("vm-export"), exchange_is_a_file, "exchange_error"),
         pytest.param(vm_page("vm-export"), disk_away, "file_missing"),
+        pytest.param(vm_page("vm-export"), too_many_files, "vm_not_exportable"),
         pytest.param(vm_page("vm-export"), plain_under_luks, "not_ciphertext"),
         pytest.param(vm_page("vm-export"), huge_tpm_state, "vtpm_state_damaged"),
         pytest.param(vm_page("vm-clone", name="copy", key="new", vtpm="copy"), disk_away, "file_missing"),
@@ -329,6 +347,26 @@ def test_encrypted_vm(
     spoil(Scene(world, keys, monkeypatch, settings))
     url, form = page(world)
     assert refused(admin, world, url, form) == code
+
+
+def test_a_disk_that_cannot_be_made(
+    admin: Client, make_world: MakeWorld, keys: MemoryKeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(RAW)
+    world.hypervisor.pools = [replace(world.hypervisor.pools[0], path=str(world.folder))]
+    sync.sync_host(world.host, world.hypervisor)
+    monkeypatch.setattr(qemu_img, "create_qcow2", _unwritable)
+    form = {
+        "size_gib": "0.001", "image_format": "qcow2", "datastore": str(world.host.datastores.get().pk),
+        "policy": str(StoragePolicy.objects.get(is_builtin=True, encrypts=False).pk),
+    }  # fmt: skip
+    before = sorted(world.folder.iterdir())
+    assert refused(admin, world, reverse("encryption:add-disk", args=[world.vm.pk]), form) == "disk_not_made"
+    assert sorted(world.folder.iterdir()) == before
+
+
+def _unwritable(*_: object) -> None:
+    raise qemu_img.QemuImgFailed("could not create: Input/output error")
 
 
 # Keys and leftovers
