@@ -6,7 +6,7 @@ from django.urls import include, path
 
 from console import api_docs, api_token_views, health, metrics, views
 from console.api import api
-from inventory.views import alarms, roles
+from inventory.views import alarms, events, roles
 
 urlpatterns = [
     path("", views.home, name="home"),
@@ -19,6 +19,8 @@ urlpatterns = [
     path("search/", views.search, name="search"),
     path("tasks/", views.tasks, name="tasks"),
     path("tasks/<uuid:job_id>/cancel/", views.cancel_task, name="cancel-task"),
+    path("events/", events.index, name="events"),
+    path("events/export/", events.export, name="export-events"),
     path("alarms/", alarms.index, name="alarms"),
     path("alarms/<uuid:alarm_id>/acknowledge/", alarms.acknowledge, name="acknowledge-alarm"),
     path("roles/", roles.index, name="roles"),

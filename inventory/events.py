@@ -79,15 +79,16 @@ def record(
     target: Model | None,
     actor: Actor | str,
     severity: Severity = Severity.INFO,
-    outcome: Outcome = Outcome.SUCCESS,
+    outcome: Outcome | None = None,
     job: Job | None = None,
     **data: str | int | bool | list[str] | None,
 ) -> Event:
     """Writes one event.
 
     `kind` is dotted ("vm.powered_on") and has its line in docs/events.md; `message` is a sentence for people that names
-    the object; `data` are small facts for programs. Of those `code` or `reason` become the event's reason, and
-    `plan_digest` its plan. `target` None: the console itself.
+    the object; `data` are small facts for programs. Of those `code` (an error's) or `reason` become the event's reason,
+    and `plan_digest` its plan. `target` None: the console itself. `outcome` left out: failure for what has a code or is
+    an error.
     """
     return record_about(
         kind_of(target) if target is not None else TargetKind.CONSOLE,
@@ -110,7 +111,7 @@ def draft(
     target: Model,
     actor: Actor | str,
     severity: Severity = Severity.INFO,
-    outcome: Outcome = Outcome.SUCCESS,
+    outcome: Outcome | None = None,
     job: Job | None = None,
     **data: str | int | bool | list[str] | None,
 ) -> Event:
@@ -128,7 +129,7 @@ def record_once(
     target: Model,
     job: Job,
     severity: Severity = Severity.INFO,
-    outcome: Outcome = Outcome.SUCCESS,
+    outcome: Outcome | None = None,
     **data: str | int | bool | list[str] | None,
 ) -> None:
     """The one event of this kind that a job writes, for its actor, however often its work is run again after a kill."""
@@ -145,7 +146,7 @@ def record_about(
     *,
     actor: Actor | str,
     severity: Severity = Severity.INFO,
-    outcome: Outcome = Outcome.SUCCESS,
+    outcome: Outcome | None = None,
     job: Job | None = None,
     **data: str | int | bool | list[str] | None,
 ) -> Event:
@@ -176,7 +177,7 @@ def drafted(
     actor: Actor | str,
     data: Mapping[str, Any],
     severity: Severity = Severity.INFO,
-    outcome: Outcome = Outcome.SUCCESS,
+    outcome: Outcome | None = None,
     job: Job | None = None,
 ) -> Event:
     """The row of an event, not written yet: for many at once."""
@@ -188,7 +189,7 @@ def drafted(
     return Event(
         kind=kind,
         severity=severity,
-        outcome=outcome,
+        outcome=outcome or _outcome(severity, data),
         reason=str(data.get("code") or data.get("reason") or "")[:200],
         target_kind=target_kind,
         target_id=target_id,
@@ -200,6 +201,11 @@ def drafted(
         job=job,
         plan_digest=str(data.get("plan_digest") or _approved_plan(job)),
     )
+
+
+def _outcome(severity: Severity, data: Mapping[str, Any]) -> Outcome:
+    """Of an event that does not say: what has an error's code, or is an error, did not go well."""
+    return Outcome.FAILURE if data.get("code") or severity == Severity.ERROR else Outcome.SUCCESS
 
 
 def _approved_plan(job: Job | None) -> str:

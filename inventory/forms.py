@@ -1,11 +1,13 @@
 """Input of people. Forms check form and length; what a name or URI may be, services decide and say."""
 
 from typing import Any
+from uuid import UUID
 
 from django import forms
 
 from inventory.authorize import Role
-from inventory.models import Cluster, Datacenter, Firmware, Host, PowerState, RoleAssignment
+from inventory.models import Cluster, Datacenter, Firmware, Host, Outcome, PowerState, RoleAssignment, Severity
+from inventory.services.event_history import EventFilter
 
 
 class ClarityForm(forms.Form):
@@ -78,6 +80,52 @@ class VmFilterForm(forms.Form):
         """Only the choices that are valid, by field; the rest empty."""
         self.is_valid()
         return {name: str(self.cleaned_data.get(name) or "") for name in self.fields}
+
+
+class EventFilterForm(ClarityForm):
+    """The filters above the history. Times are UTC."""
+
+    since = forms.DateTimeField(
+        label="From", required=False, widget=forms.DateTimeInput(attrs={"type": "datetime-local"})
+    )
+    until = forms.DateTimeField(
+        label="Before", required=False, widget=forms.DateTimeInput(attrs={"type": "datetime-local"})
+    )
+    kind = forms.CharField(label="Type", required=False, max_length=60)
+    severity = forms.ChoiceField(label="Severity", required=False, choices=[("", "Any severity"), *Severity.choices])
+    outcome = forms.ChoiceField(label="Outcome", required=False, choices=[("", "Any outcome"), *Outcome.choices])
+    actor = forms.CharField(label="Initiator", required=False, max_length=150)
+    address = forms.GenericIPAddressField(label="Address", required=False, unpack_ipv4=True)
+    target = forms.CharField(label="Object", required=False, max_length=255)
+    job = forms.UUIDField(label="Task", required=False)
+
+    def given(self) -> dict[str, str]:
+        """What the query says, for links to other pages of the same list."""
+        return {name: self.data[name] for name in self.fields if self.data.get(name)}
+
+    def wanted(self) -> EventFilter:
+        """`target` is a name, or an object's UUID. Only for a valid form."""
+        found = self.cleaned_data
+        name, target_id = found["target"], _uuid(found["target"])
+        return EventFilter(
+            since=found["since"],
+            until=found["until"],
+            kind=found["kind"],
+            severity=Severity(found["severity"]) if found["severity"] else None,
+            outcome=Outcome(found["outcome"]) if found["outcome"] else None,
+            actor=found["actor"],
+            source_address=found["address"] or "",
+            target_id=target_id,
+            target_name="" if target_id else name,
+            job_id=found["job"],
+        )
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
 
 
 class RoleForm(ClarityForm):

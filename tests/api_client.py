@@ -6,6 +6,7 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.core.serializers.json import DjangoJSONEncoder
+from django.http import StreamingHttpResponse
 from django.test import Client
 
 from console import api_tokens
@@ -41,8 +42,9 @@ class Caller:
             content_type="application/json",
             query_params=query,
         )
-        is_json = found.headers.get("Content-Type", "").startswith("application/json") and found.content
-        return Answer(found.status_code, found.json() if is_json else None, found.headers, found.content.decode())
+        content = b"".join(found) if isinstance(found, StreamingHttpResponse) else found.content
+        is_json = found.headers.get("Content-Type", "").partition(";")[0] == "application/json" and content
+        return Answer(found.status_code, found.json() if is_json else None, found.headers, content.decode())
 
     def get(self, path: str, **query: Any) -> Answer:
         return self("GET", path, **query)

@@ -1,16 +1,18 @@
 """Routes of jobs, events, search and the trees."""
 
+from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from django.http import HttpRequest
-from ninja import Query, Router
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from ninja import Query, Router, Schema
 from pydantic import Field
 
-from inventory.api.frame import PageQuery, Text, actor_of, page_of
+from inventory.api.frame import PageQuery, Text, actor_of, page_of, streamed
 from inventory.api.schemas import AlarmOut, AlarmPage, ChildrenOut, EventOut, EventPage, HitOut, JobOut, JobPage
-from inventory.models import JobStatus, Severity, TargetKind
-from inventory.services import activity, alarms, search, tree
+from inventory.models import JobStatus, Outcome, Severity, TargetKind
+from inventory.services import activity, alarms, audit_key, event_history, search, tree
+from inventory.services.event_history import EventFilter, Format
 
 router = Router()
 
@@ -28,14 +30,34 @@ class JobQuery(PageQuery):
     target_id: UUID | None = None
 
 
-class EventQuery(PageQuery):
+class EventFilterQuery(Schema):
     """Which events."""
 
+    since: datetime | None = Field(None, description="of this time or later")
+    until: datetime | None = Field(None, description="before this time")
     after: int | None = Field(None, ge=0, le=MAX_ID, description="only events with a greater id")
-    kind: Text = ""
+    kind: Text = Field("", description="vm.powered_on; or vm. for all that begin so")
     severity: Severity | None = None
+    outcome: Outcome | None = None
+    actor: Text = ""
+    source_address: Text = ""
     target_kind: TargetKind | None = None
     target_id: UUID | None = None
+    target_name: Text = Field("", description="the whole name that the object had")
+    job_id: UUID | None = None
+
+    def wanted(self) -> EventFilter:
+        return EventFilter(**self.dict(include=set(EventFilterQuery.model_fields)))
+
+
+class EventQuery(EventFilterQuery, PageQuery):
+    """Which events, and which page of them."""
+
+
+class ExportQuery(EventFilterQuery):
+    """Which events, and in what form."""
+
+    format: Format = Format.CSV
 
 
 @router.get("/jobs", response=JobPage, tags=["Jobs"])
@@ -59,13 +81,26 @@ def cancel_job(request: HttpRequest, job_id: UUID) -> JobOut:
 @router.get("/events", response=EventPage, tags=["Events"])
 def list_events(request: HttpRequest, query: Query[EventQuery]) -> dict[str, Any]:
     """The newest first."""
-    values = query.dict(exclude={"page", "page_size"})
-    return page_of(activity.event_list(actor=actor_of(request), paging=query.paging(), **values), EventOut.of)
+    found = event_history.event_list(actor=actor_of(request), wanted=query.wanted(), paging=query.paging())
+    return page_of(found, EventOut.of)
+
+
+@router.get("/events/export", response={200: str}, tags=["Events"])
+def export_events(request: HttpRequest, query: Query[ExportQuery]) -> StreamingHttpResponse:
+    """All that the filters show, the oldest first, as CSV or JSON lines. It is an event itself."""
+    found = event_history.export_events(actor=actor_of(request), wanted=query.wanted(), form=query.format)
+    return streamed(found)
 
 
 @router.get("/events/{int:event_id}", response=EventOut, tags=["Events"])
 def get_event(request: HttpRequest, event_id: Annotated[int, Field(le=MAX_ID)]) -> EventOut:
-    return EventOut.of(activity.event(event_id=event_id, actor=actor_of(request)))
+    return EventOut.of(event_history.event(event_id=event_id, actor=actor_of(request)))
+
+
+@router.get("/audit-key", response={200: str}, tags=["Events"])
+def get_audit_key(request: HttpRequest) -> HttpResponse:
+    """The public key, in PEM, of this console's signatures: checkpoints of the history, crypto inventories."""
+    return HttpResponse(audit_key.public_pem(actor=actor_of(request)), content_type="application/x-pem-file")
 
 
 class AlarmQuery(PageQuery):

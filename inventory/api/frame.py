@@ -1,10 +1,10 @@
 """What every route of the REST API shares: who calls, the shape of a refusal, pages of a list."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
 from django.contrib.auth.models import User
-from django.http import HttpRequest
+from django.http import HttpRequest, StreamingHttpResponse
 from ninja import Schema
 from pydantic import ConfigDict, Field
 
@@ -61,6 +61,23 @@ class PageOut(Schema):
     total: int
     page: int
     pages: int
+
+
+class Streamed(Protocol):
+    """A file that is written while it is read."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def content_type(self) -> str: ...
+    @property
+    def chunks(self) -> Iterator[str]: ...
+
+
+def streamed(found: Streamed) -> StreamingHttpResponse:
+    """As an attachment; nobody keeps a copy on the way."""
+    headers = {"Content-Disposition": f'attachment; filename="{found.name}"', "Cache-Control": "no-store, private"}
+    return StreamingHttpResponse(found.chunks, content_type=found.content_type, headers=headers)
 
 
 Item = TypeVar("Item")

@@ -21,6 +21,7 @@ from inventory.models import (
     Host,
     Job,
     JobStatus,
+    Outcome,
     PowerState,
     Severity,
     TargetKind,
@@ -277,17 +278,23 @@ class JobOut(Schema):
 
 
 class EventOut(Schema):
-    """One line of history. Ids grow with time."""
+    """One line of history. `sequence` and `digest` are its seal, given within seconds (docs/events.md)."""
 
     id: int
+    sequence: int | None
     time: datetime
     kind: str
     severity: Severity
+    outcome: Outcome
+    reason: str
     target: Target
     actor: str
+    source_address: str
     message: str
     data: dict[str, Any]
     job_id: UUID | None
+    plan_digest: str
+    digest: str
 
     @classmethod
     def of(cls, row: Event) -> Self:

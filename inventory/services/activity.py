@@ -1,4 +1,4 @@
-"""Jobs and events, for reading; and the end of a job on request."""
+"""Jobs for reading, and the end of a job on request. Events: services/event_history.py."""
 
 from typing import Final
 from uuid import UUID
@@ -6,7 +6,7 @@ from uuid import UUID
 from inventory import events, jobs
 from inventory.authorize import VIEW, Actor, authorize, visible_targets
 from inventory.errors import NotFound
-from inventory.models import LIVE_STATUSES, Event, Job, JobStatus, Severity, TargetKind
+from inventory.models import LIVE_STATUSES, Job, JobStatus, TargetKind
 from inventory.services.listings import FIRST, Listing, Paging, listed
 
 CANCEL: Final = "inventory.cancel_job"
@@ -53,37 +53,3 @@ def cancel_job(*, job_id: UUID, actor: Actor) -> Job:
     found = job(job_id=job_id, actor=actor)
     authorize(actor, CANCEL, events.target_of(found.target_kind, found.target_id))
     return jobs.request_cancel(job_id, actor=actor)
-
-
-def event_list(
-    *,
-    actor: Actor,
-    after: int | None = None,
-    kind: str = "",
-    severity: Severity | None = None,
-    target_kind: TargetKind | None = None,
-    target_id: UUID | None = None,
-    paging: Paging = FIRST,
-) -> Listing[Event]:
-    """The newest first. `after`: only events with a greater id, for callers that follow the history."""
-    authorize(actor, VIEW)
-    rows = visible_targets(Event.objects.all(), actor)
-    if after is not None:
-        rows = rows.filter(id__gt=after)
-    if kind:
-        rows = rows.filter(kind=kind)
-    if severity is not None:
-        rows = rows.filter(severity=severity)
-    if target_kind is not None:
-        rows = rows.filter(target_kind=target_kind)
-    if target_id is not None:
-        rows = rows.filter(target_id=target_id)
-    return listed(rows, paging)
-
-
-def event(*, event_id: int, actor: Actor) -> Event:
-    authorize(actor, VIEW)
-    found = visible_targets(Event.objects.all(), actor).filter(pk=event_id).first()
-    if found is None:
-        raise NotFound("event_not_found", f"there is no event {event_id}")
-    return found

@@ -87,6 +87,23 @@ def target_url(row: Job | Event | Alarm) -> str:
 
 
 @register.filter
+def facts(event: Event) -> list[tuple[str, str]]:
+    """What an event holds besides its line, for people."""
+    fixed = {
+        "Reason": event.reason,
+        "Task": str(event.job_id or ""),
+        "Plan": event.plan_digest,
+        "Number": str(event.sequence or "not sealed yet"),
+        "Digest": event.digest,
+    }
+    found = [(name, value) for name, value in fixed.items() if value]
+    for name, value in sorted(event.data.items()):
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        found.append((name.replace("_", " "), text))
+    return found
+
+
+@register.filter
 def kind_icon(kind: str) -> str:
     return ICONS.get(TargetKind(kind), "objects") if kind in TargetKind.values else "objects"
 

@@ -116,3 +116,17 @@ def test_several_processes_seal_at_once() -> None:
     event_chain.seal()
     assert list(Event.objects.order_by("sequence").values_list("sequence", flat=True)) == list(range(1, 81))
     assert findings() == ()
+
+
+@pytest.mark.parametrize(
+    ("severity", "code", "outcome"),
+    [
+        (Severity.INFO, "", Outcome.SUCCESS),
+        (Severity.WARNING, "", Outcome.SUCCESS),
+        (Severity.WARNING, "kms_unreachable", Outcome.FAILURE),
+        (Severity.ERROR, "", Outcome.FAILURE),
+    ],
+)
+def test_an_event_with_an_errors_code_is_a_failure(db: None, severity: Severity, code: str, outcome: Outcome) -> None:
+    row = events.record("kms.server_lost", "lost", target=None, actor="alice", severity=severity, code=code)
+    assert (row.outcome, row.reason) == (outcome, code)

@@ -1,0 +1,47 @@
+"""The history of the whole inventory: filtered, paged, exported."""
+
+from urllib.parse import urlencode
+
+from django.core.paginator import Paginator
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import render
+from django.views.decorators.http import require_safe
+
+from inventory.api.frame import streamed
+from inventory.errors import Invalid
+from inventory.forms import EventFilterForm
+from inventory.services import event_history
+from inventory.services.event_history import EventFilter, Format
+from inventory.services.listings import Paging
+
+PAGE_SIZE = 50
+
+
+@require_safe
+def index(request: HttpRequest) -> HttpResponse:
+    """A filter that cannot be read shows no events: what is listed must be what was asked for."""
+    form = EventFilterForm(request.GET)
+    is_valid = form.is_valid()
+    asked = request.GET.get("page", "")
+    number = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 8 else 1
+    wanted = form.wanted() if is_valid else EventFilter(after=2**62)
+    found = event_history.event_list(actor=request.user, wanted=wanted, paging=Paging(number, PAGE_SIZE))
+    context = {
+        "form": form,
+        "events": found.items,
+        "page": Paginator(range(found.total), PAGE_SIZE).page(found.number),
+        "query": urlencode(form.given()),
+        "seal": event_history.seal_state(actor=request.user),
+    }
+    return render(request, "inventory/events.html", context, status=200 if is_valid else 422)
+
+
+@require_safe
+def export(request: HttpRequest) -> HttpResponseBase:
+    form = EventFilterForm(request.GET)
+    if not form.is_valid():
+        raise Invalid("filter_invalid", f"the filter is wrong: {', '.join(form.errors)}", hint="go back and correct it")
+    wanted = request.GET.get("format", Format.CSV)
+    if wanted not in set(Format):
+        raise Invalid("format_unknown", f"there is no format {wanted[:20]!r}", hint="csv or jsonl")
+    return streamed(event_history.export_events(actor=request.user, wanted=form.wanted(), form=Format(wanted)))
