@@ -6,7 +6,6 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.core.serializers.json import DjangoJSONEncoder
-from django.http import StreamingHttpResponse
 from django.test import Client
 
 from console import api_tokens
@@ -42,7 +41,7 @@ class Caller:
             content_type="application/json",
             query_params=query,
         )
-        content = b"".join(found) if isinstance(found, StreamingHttpResponse) else found.content
+        content = b"".join(found) if getattr(found, "streaming", False) else found.content
         is_json = found.headers.get("Content-Type", "").partition(";")[0] == "application/json" and content
         return Answer(found.status_code, found.json() if is_json else None, found.headers, content.decode())
 
