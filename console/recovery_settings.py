@@ -1,5 +1,5 @@
-"""Django's settings for `manage disk` and `manage appraise`, which need none of the console's: no secrets, no database,
-no broker, no environment. The launcher chooses them."""
+"""Django's settings for `manage disk`, `manage appraise` and `manage verify-inventory`, which need none of the
+console's: no secrets, no database, no broker, no environment. The launcher chooses them."""
 
 INSTALLED_APPS = [
     "console.management.commands_only.CommandsOnly",

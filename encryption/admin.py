@@ -11,6 +11,7 @@ from typing_extensions import override
 from encryption.models import (
     Bundle,
     Compliance,
+    CryptoInventory,
     CryptoProcess,
     DiskPolicy,
     Key,
@@ -177,3 +178,13 @@ class CryptoProcessAdmin(LookOnly):
     list_display = ["name", "machine", "mode", "label", "certificate", "tested_at"]
     list_filter = ["label", "mode"]
     fields = ["name", "machine", "pid", "mode", "label", "certificate", "boundaries", "tests", "tested_at"]
+
+
+@admin.register(CryptoInventory)
+class CryptoInventoryAdmin(LookOnly):
+    list_display = ["asked_at", "asked_by", "made_at", "virtual_machines", "encrypted_parts", "key"]
+    fields = ["asked_at", "asked_by", "made_at", "virtual_machines", "encrypted_parts", "key"]
+
+    @override
+    def get_queryset(self, request: HttpRequest) -> QuerySet[CryptoInventory]:
+        return super().get_queryset(request).defer("content")

@@ -9,6 +9,7 @@ from encryption.services import (
     clone,
     compliance,
     conversion,
+    crypto_inventory,
     crypto_modules,
     deep_recrypt,
     disk_jobs,
@@ -35,6 +36,11 @@ from inventory import jobs
 @shared_task(name="encryption.create_client_key")
 def create_client_key(job_id: str) -> None:
     jobs.run(job_id, client_keys.create_client_key)
+
+
+@shared_task(name="encryption.make_inventory")
+def make_inventory(job_id: str) -> None:
+    jobs.run(job_id, crypto_inventory.run_make_inventory)
 
 
 @shared_task(name="encryption.check_key_provider")

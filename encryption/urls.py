@@ -4,6 +4,7 @@ from django.urls import path
 
 from encryption.views import (
     compliance,
+    crypto_inventory,
     key_providers,
     key_trust,
     keys,
@@ -68,6 +69,10 @@ urlpatterns = [
     path("exports/", vm_copies.bundles_page, name="bundles"),
     path("exports/look/", vm_copies.look, name="bundles-look"),
     path("exports/<uuid:bundle_id>/delete/", vm_copies.delete, name="bundle-delete"),
+    path("inventories/", crypto_inventory.index, name="crypto-inventories"),
+    path("inventories/make/", crypto_inventory.make, name="make-crypto-inventory"),
+    path("inventories/<uuid:inventory_id>/download/", crypto_inventory.download, name="download-crypto-inventory"),
+    path("audit-key.pem", crypto_inventory.public_key, name="audit-key"),
     path("kms/", key_providers.index, name="kms"),
     path("kms/add/", key_providers.add, name="kms-add"),
     path("kms/<uuid:cluster_id>/", key_providers.detail, name="kms-cluster"),

@@ -45,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(given: list[str]) -> int:
-    # What follows these two is for Django and pytest alone: argparse would take options such as --help for itself.
-    if given[:1] == ["manage"] and given[1:2] in (["disk"], ["appraise"]):
+    # What follows these is for Django and pytest alone: argparse would take options such as --help for itself.
+    if given[:1] == ["manage"] and given[1:2] in (["disk"], ["appraise"], ["verify-inventory"]):
         return _manage_offline(given[1:])
     if given[:1] == ["manage"]:
         _drop_root(given)

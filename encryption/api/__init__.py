@@ -5,6 +5,7 @@ from ninja import Router
 from encryption.api import (
     compliance,
     copies,
+    crypto_inventory,
     crypto_modules,
     disks,
     key_providers,
@@ -20,6 +21,7 @@ from encryption.api import (
 
 router = Router()
 router.add_router("", copies.router)
+router.add_router("", crypto_inventory.router)
 router.add_router("", crypto_modules.router)
 router.add_router("", disks.router)
 router.add_router("", key_providers.router)

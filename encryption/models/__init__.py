@@ -5,6 +5,7 @@ client keys are sealed under the console key, which only workers have.
 """
 
 from encryption.models.files import Bundle as Bundle
+from encryption.models.files import CryptoInventory as CryptoInventory
 from encryption.models.files import Leftover as Leftover
 from encryption.models.keys import Key as Key
 from encryption.models.kms import ClientKeyUpload as ClientKeyUpload

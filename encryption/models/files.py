@@ -87,3 +87,24 @@ class Bundle(models.Model):
     @override
     def __str__(self) -> str:
         return self.folder
+
+
+class CryptoInventory(models.Model):
+    """A signed list of what protects every VM, made by a worker: see engine/crypto_inventory.py. Written once."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    asked_at = models.DateTimeField(auto_now_add=True)
+    asked_by = models.CharField(max_length=150)
+    made_at = models.DateTimeField(null=True, blank=True, help_text="null: a worker has not made it")
+    virtual_machines = models.PositiveIntegerField(default=0)
+    encrypted_parts = models.PositiveIntegerField(default=0)
+    key = models.CharField(max_length=64, blank=True, help_text="fingerprint of the key that signed it")
+    content = models.TextField(blank=True, help_text="the file")
+
+    class Meta:
+        ordering = ["-asked_at"]
+        verbose_name_plural = "crypto inventories"
+
+    @override
+    def __str__(self) -> str:
+        return f"crypto inventory of {self.asked_at:%Y-%m-%d %H:%M}"

@@ -5,7 +5,7 @@ def register() -> None:
     """Tells inventory what this app adds: objects that jobs and events are about, the keys before a start. Has workers
     check their ciphers first."""
     from attestation.services import verifier
-    from encryption.models import Bundle, CryptoProcess, KmsCluster, StoragePolicy
+    from encryption.models import Bundle, CryptoInventory, CryptoProcess, KmsCluster, StoragePolicy
     from encryption.services import (
         adoption,
         autostart,
@@ -23,6 +23,7 @@ def register() -> None:
 
     events.register_target(KmsCluster, TargetKind.KMS_CLUSTER)
     events.register_target(Bundle, TargetKind.BUNDLE)
+    events.register_target(CryptoInventory, TargetKind.CONSOLE)
     events.register_target(CryptoProcess, TargetKind.CONSOLE)
     power.register_start_guard(release.refuse_saved_state)
     power.register_start_step(adoption.before_start)

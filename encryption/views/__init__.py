@@ -3,6 +3,7 @@
 from encryption.services.key_providers import READ
 from encryption.views import (
     compliance,
+    crypto_inventory,
     key_providers,
     key_trust,
     keys,
@@ -58,6 +59,7 @@ extensions.add_card(TargetKind.VIRTUAL_MACHINE, "encryption:vm-card")
 
 __all__ = [
     "compliance",
+    "crypto_inventory",
     "key_providers",
     "key_trust",
     "keys",

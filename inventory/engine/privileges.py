@@ -150,6 +150,7 @@ RIGHTS: Final[Mapping[str, Right]] = {
     "encryption.destroy_leftover": _right(P.DATASTORE_DELETE),
     "encryption.detach_disk": _right(P.VM_REMOVE_DISK),
     "encryption.encrypt_vm": _right(P.CRYPTO_ENCRYPT),
+    "encryption.export_inventory": _right(P.VIEW, P.CRYPTO_READ_SERVERS),
     "encryption.export_vm": _right(P.VM_EXPORT, if_encrypted=P.CRYPTO_ACCESS),
     "encryption.find_leftovers": _right(P.DATASTORE_BROWSE),
     "encryption.import_encrypted_vm": _right(P.VM_REGISTER, P.CRYPTO_REGISTER_VM),

@@ -226,6 +226,7 @@ ROUTES_OF_VIEWS = {
     "appliance:syslog-upload-client": "upload_syslog_client_certificate",
     "appliance:syslog-remove-client": "remove_syslog_client_certificate",
     "encryption:vm-options-many": "apply_many_vm_options",
+    "encryption:make-crypto-inventory": "make_crypto_inventory",
     "inventory:add-datacenter": "add_datacenter",
     "inventory:rename-datacenter": "rename_datacenter",
     "inventory:remove-datacenter": "remove_datacenter",
