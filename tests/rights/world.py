@@ -13,6 +13,7 @@ from attestation.models import PendingRegistration, ReferenceSet, TpmIdentity, T
 from console.models import ApiToken, SyslogTarget
 from encryption.models import (
     Bundle,
+    CryptoInventory,
     Key,
     KmsCluster,
     KmsServer,
@@ -76,11 +77,13 @@ def everywhere() -> dict[str, object]:
         ak_public=b"", activated_at=timezone.now(), ek_name="1",
     )  # fmt: skip
     collector = SyslogTarget.objects.create(slot=1, host="logs.example", port=6514, protocol="tls")
+    made = CryptoInventory.objects.create(asked_by="alice", made_at=timezone.now(), content="{}")
     bundle = Bundle.objects.create(folder="app-01", vm_name="app-01", state=Bundle.State.COMPLETE, key_id="kmip-7")
     return {
         "provider_id": provider.pk, "server_id": server.pk, "key_id": key.pk, "policy_id": policy.pk,
         "anchor_id": anchor.pk, "registration_id": waiting.pk, "bundle_id": bundle.pk, "home_policy_id": policy.pk,
         "syslog_target_id": collector.pk,
+        "inventory_id": made.pk,
     }  # fmt: skip
 
 
