@@ -61,7 +61,6 @@ def test_a_target_is_added_by_keyboard_and_tested(console: Console) -> None:
     page.get_by_role("link", name="Add target").focus()
     page.keyboard.press("Enter")
     page.wait_for_selector("dialog")
-    console.shot("syslog-add-dialog")
     page.fill("dialog input[name='host']", "a b")
     page.keyboard.press("Enter")
     page.wait_for_selector("dialog .alert >> text=is no host name")
@@ -73,7 +72,12 @@ def test_a_target_is_added_by_keyboard_and_tested(console: Console) -> None:
     page.wait_for_selector("dialog >> text=send one message")
     page.click("dialog .btn-primary")
     page.wait_for_selector("dialog", state="detached")
-    assert Job.objects.get().kind == "console.send_syslog_test"
+    jobs = Job.objects.filter(kind="console.send_syslog_test")
+    assert jobs.count() == 1
     SyslogTarget.objects.update(tested_at=timezone.now(), test_succeeded=False, test_result="nobody answers")
-    Job.objects.update(status="failed", changed_at=timezone.now())
+    jobs.update(status="failed", changed_at=timezone.now())
     page.wait_for_selector("#live >> text=nobody answers")
+    console.shot("syslog-tested")
+    # That the input was refused is what was asked for.
+    assert [text for text in console.complaints if "422" not in text] == []
+    console.complaints.clear()

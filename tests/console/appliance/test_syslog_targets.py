@@ -199,7 +199,7 @@ class TestState:
     @pytest.mark.parametrize(
         ("values", "words"),
         [
-            ({"state": "up"}, ["Up", "since"]),
+            ({"state": "up"}, ["Up", "Since"]),
             ({"state": "down", "state_code": "syslog_refused", "state_reason": "x refuses"}, ["Down", "x refuses"]),
             ({"state": "unknown", "protocol": "udp"}, ["Not known", "UDP does not tell"]),
         ],
