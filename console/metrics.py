@@ -25,8 +25,10 @@ from typing_extensions import override
 from attestation.models import HostAttestation, VerdictStatus
 from console import broker
 from console.api_auth import Token
+from console.appliance.services import syslog_targets
+from console.models import SyslogTarget
 from encryption.models import Key, KmsServer, VmSecurity
-from inventory.authorize import VIEW_ALL, authorize
+from inventory.authorize import SYSTEM, VIEW_ALL, authorize
 from inventory.models import Alarm, Event, EventChain, Host, Job, JobStatus, Severity, VirtualMachine
 
 _BEARER: Final = Token()
@@ -58,6 +60,7 @@ class _Console(Collector):
         yield from _key_servers(now)
         yield from _keys(now)
         yield from _history()
+        yield from _syslog(now)
 
 
 def _gauge(name: str, text: str, labels: tuple[str, ...], values: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
@@ -152,3 +155,13 @@ def _history() -> Iterator[Metric]:
                  [((), float(head[0] - head[1]))])  # fmt: skip
     unsealed = Event.objects.filter(sequence__isnull=True).count()
     yield _gauge("events_unsealed", "Events that are not in the chain yet.", (), [((), float(unsealed))])
+
+
+def _syslog(now: datetime) -> Iterator[Metric]:
+    """Of a target of which nothing is known (UDP; no forwarder) there is no `up`."""
+    found = [((str(one.row),), one) for one in syslog_targets.targets(actor=SYSTEM, now=now)]
+    yield _gauge("syslog_target_up", "1 while the log collector takes what is sent.", ("target",),
+                 ((names, float(one.state == SyslogTarget.State.UP)) for names, one in found
+                  if one.state != SyslogTarget.State.UNKNOWN))  # fmt: skip
+    yield _gauge("syslog_backlog_events", "Events that were not written to the log collector yet.", ("target",),
+                 ((names, float(one.backlog)) for names, one in found))  # fmt: skip

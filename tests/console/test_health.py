@@ -11,11 +11,13 @@ import redis
 from django.contrib.auth.models import User
 from django.db import DatabaseError, connection, connections
 from django.test import Client
+from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
 from console import api_tokens, health
 from console.celery import app
-from inventory import alarms
+from console.models import SyslogTarget
+from inventory import alarms, events
 from inventory.models import Host, Severity
 from tests import sample
 from tests.encryption.world import provider
@@ -135,12 +137,23 @@ class TestMetrics:
         assert found["bartizan_broker_up"] == 0
         assert not [name for name in found if name.startswith("bartizan_queue_messages")]
 
+    def test_of_the_syslog_targets(self, client: Client, charlie: User, no_broker: None) -> None:
+        now = timezone.now()
+        for slot, state, seen in ((1, "up", now), (2, "down", now), (3, "up", None)):
+            SyslogTarget.objects.create(slot=slot, host="logs", port=slot, protocol="tcp", state=state, checked_at=seen)
+        events.record("x.happened", "x", target=None, actor="x")
+        found = values(client.get("/metrics", headers=bearer(charlie)).text)
+        assert found['bartizan_syslog_target_up{target="tcp://logs:1"}'] == 1
+        assert found['bartizan_syslog_target_up{target="tcp://logs:2"}'] == 0
+        assert 'bartizan_syslog_target_up{target="tcp://logs:3"}' not in found
+        assert found['bartizan_syslog_backlog_events{target="tcp://logs:3"}'] >= 1
+
     def test_in_a_fixed_number_of_queries(
         self, client: Client, charlie: User, no_broker: None, django_assert_max_num_queries: DjangoAssertNumQueries
     ) -> None:
         sample.make()
         headers = bearer(charlie)
-        with django_assert_max_num_queries(18):
+        with django_assert_max_num_queries(21):
             client.get("/metrics", headers=headers)
 
     @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer bartizan_wrong"}, {"Authorization": "Basic x"}])
