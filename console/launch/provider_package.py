@@ -66,10 +66,11 @@ def sources(machine: str, codename: str, suite: str) -> str:
     Raises ProviderUnavailable where the machine has no source of its own release to take the server from.
     """
     wanted: dict[tuple[str, str], None] = {}
+    own_suites = rf"(?:{re.escape(codename)}|stable|oldstable)(-security)?"
     for line in machine.splitlines():
         match line.split():
-            case [uri, release, "main"] if release in (codename, f"{codename}-security"):
-                wanted[uri, suite + release.removeprefix(codename)] = None
+            case [uri, release, "main"] if (own := re.fullmatch(own_suites, release)) is not None:
+                wanted[uri, suite + (own[1] or "")] = None
     if not any(each == suite for _, each in wanted):
         raise ProviderUnavailable(f"apt has no source for {codename} on this machine that could serve {suite}")
     signed = f"Signed-By: {KEYRING}\n" if KEYRING.exists() else ""
@@ -90,7 +91,11 @@ def _suites() -> tuple[str, str]:
 
 def _machine_sources() -> str:
     return _run(
-        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages"],
+        # From the sources themselves: the lists may never have been fetched, or were cleared (containers).
+        [
+            "apt-get", "indextargets", "--no-release-info", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)",
+            "Created-By: Packages",
+        ],
         cwd=Path("/"), what="reading apt's sources",
     )  # fmt: skip
 

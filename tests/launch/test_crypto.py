@@ -126,10 +126,11 @@ def test_an_operators_own_is_copied_twice_and_tried(
 
 MACHINE = """\
 http://mirror.example/debian/ bookworm main
+http://mirror.example/debian/ bookworm main
 http://mirror.example/debian/ bookworm contrib
 http://mirror.example/debian/ bookworm-updates main
 http://mirror.example/debian-security/ bookworm-security main
-https://vendor.example/apt/ stable main
+https://vendor.example/apt/ unstable main
 """
 
 
@@ -145,7 +146,7 @@ def test_the_package_is_asked_of_the_machines_own_servers_and_of_no_other() -> N
 
 
 def test_a_machine_without_a_source_of_its_release() -> None:
-    for machine in ("", "https://vendor.example/apt/ stable main", "http://mirror.example/x bookworm-security main"):
+    for machine in ("", "https://vendor.example/apt/ debian main", "http://mirror.example/x bookworm-security main"):
         with pytest.raises(ProviderUnavailable, match="no source for bookworm"):
             provider_package.sources(machine, "bookworm", "trixie")
 
