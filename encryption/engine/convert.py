@@ -185,7 +185,7 @@ def convert(
     extent = Extent(0, 0, hole=False)
     hole_bytes = 0
     with ThreadPoolExecutor(max_workers=n_lanes + 1) as pool:
-        run = _Run(target, progress, pool, start, checkpoint_bytes)
+        run = _Run(target, writer.offset, progress, pool, start, checkpoint_bytes)
         for number, offset in enumerate(range(start, size, block_bytes)):
             n_bytes = min(block_bytes, size - offset)
             image_offset = reader.offset + offset
@@ -211,11 +211,18 @@ class _Run:
     """The blocks and the sync under way. All reports to `progress` are made by the caller's thread, in order."""
 
     def __init__(
-        self, target: Target, progress: Progress, pool: ThreadPoolExecutor, start: int, checkpoint_bytes: int
+        self,
+        target: Target,
+        disk_offset: int,
+        progress: Progress,
+        pool: ThreadPoolExecutor,
+        start: int,
+        checkpoint_bytes: int,
     ) -> None:
         self.blocks: deque[tuple[int, Future[None]]] = deque()
-        self._sync: tuple[int, Future[None]] | None = None
+        self._sync: tuple[int, int, Future[None]] | None = None
         self._target = target
+        self._disk_offset = disk_offset
         self._progress = progress
         self._pool = pool
         self._synced = start
@@ -226,22 +233,23 @@ class _Run:
         done, block = self.blocks.popleft()
         block.result()
         self._progress.advance(done)
-        if self._sync is not None and self._sync[1].done():
+        if self._sync is not None and self._sync[2].done():
             self.finish_sync()
         if done - self._synced >= self._checkpoint_bytes:
             self.finish_sync()
             # Everything below `done` was written before this sync begins, because blocks are awaited in order. It runs
             # beside the next blocks, which it may or may not cover: they lie behind the checkpoint.
-            self._sync = (done, self._pool.submit(self._target.sync))
+            self._sync = (self._synced, done, self._pool.submit(self._target.sync))
             self._synced = done
 
     def finish_sync(self) -> None:
         """Wait for the sync under way, if any, and only then report its checkpoint."""
         if self._sync is None:
             return
-        offset, sync = self._sync
+        start, offset, sync = self._sync
         sync.result()
         self._sync = None
+        self._target.forget(self._disk_offset + start, offset - start)
         self._progress.checkpoint(offset)
 
 
@@ -259,7 +267,11 @@ class _Lane:
     def convert(self, offset: int, n_bytes: int, *, hole: bool) -> None:
         block = self._block[: whole_sectors(n_bytes)]
         read_disk(self._reader, self._source, offset, block, n_bytes, hole=hole)
+        self._source.forget(self._reader.offset + offset, n_bytes)
         _write_disk(self._writer, self._target, offset, block, n_bytes)
+        # To the storage at once: left to pile up, a large disk's blocks wait for each other at the next sync, and push
+        # all else out of the host's memory (measured at 8 GiB: 12 s instead of 20 to 27, 0.8 CPU s/GiB instead of 2).
+        self._target.forget(self._writer.offset + offset, n_bytes)
 
 
 def read_disk(side: Side, image: Source, offset: int, block: memoryview, n_bytes: int, *, hole: bool = False) -> None:

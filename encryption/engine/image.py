@@ -49,6 +49,10 @@ class Source(Protocol):
     def read(self, offset: int, into: memoryview) -> None:
         """Fill `into`; raise ShortImage when the image ends before."""
 
+    def forget(self, offset: int, n_bytes: int) -> None:
+        """A hint: these bytes are not needed again soon. What was written of them may go to the storage now, and what
+        is there already may leave the memory."""
+
 
 class Target(Source, Protocol):
     """What is written to, and read again when a conversion goes on."""
@@ -103,6 +107,10 @@ class ImageFile:
             if n_read == 0:
                 raise ShortImage(f"image ends at byte {offset + done}, {len(into) - done} bytes too early")
             done += n_read
+
+    def forget(self, offset: int, n_bytes: int) -> None:
+        """Linux begins to write out what is dirty of the range, and drops from its page cache what is clean."""
+        os.posix_fadvise(self._fd, offset, n_bytes, os.POSIX_FADV_DONTNEED)
 
     def begin(self, size: int) -> None:
         """Empty the file and make it one hole of `size` bytes; a device must be large enough as it is."""

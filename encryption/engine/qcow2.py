@@ -134,6 +134,9 @@ class Disk:
             self._read_cluster(offset + done, within, into[done : done + n_bytes])
             done += n_bytes
 
+    def forget(self, offset: int, n_bytes: int) -> None:
+        """Nothing: clusters lie anywhere in the file."""
+
     def _read_cluster(self, offset: int, within: int, into: memoryview) -> None:
         entry = self._entry(offset)
         if entry & _COMPRESSED:

@@ -343,3 +343,6 @@ class _HostFile:
         if len(found) != len(into):
             raise ShortImage(f"image ends at byte {offset + len(found)}, {len(into) - len(found)} bytes too early")
         into[:] = found
+
+    def forget(self, offset: int, n_bytes: int) -> None:
+        """Nothing: the host's memory is the host's."""

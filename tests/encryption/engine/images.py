@@ -24,6 +24,7 @@ class MemoryImage:
         self.content = bytearray(content)
         self.holes = holes
         self.reads: list[tuple[int, int]] = []
+        self.forgotten: list[tuple[int, int]] = []
 
     @property
     def size(self) -> int:
@@ -41,6 +42,9 @@ class MemoryImage:
             raise ShortImage("image ends too early")
         self.reads.append((offset, offset + len(into)))
         into[:] = self.content[offset : offset + len(into)]
+
+    def forget(self, offset: int, n_bytes: int) -> None:
+        self.forgotten.append((offset, offset + n_bytes))
 
     def begin(self, size: int) -> None:
         self.content = bytearray(size)

@@ -116,6 +116,20 @@ def test_progress_is_in_order_and_checkpoints_are_bounded(n_lanes: int) -> None:
     assert progress.checkpoints == [0, *range(4 * BLOCK, 20 * BLOCK + 1, 4 * BLOCK), size]
 
 
+def test_what_is_done_may_leave_the_memory() -> None:
+    """Each block as soon as it was read, and written; what was written again once it is on stable storage."""
+    source, target, size = MemoryImage(bytes(range(256)) * (BLOCK // 64)), MemoryImage(), 4 * BLOCK
+    convert(
+        Conversion(size, None, PASSPHRASE), source, target, start=None, progress=Recorder(), block_bytes=BLOCK,
+        checkpoint_bytes=2 * BLOCK, n_lanes=1,
+    )  # fmt: skip
+    assert source.forgotten == [(start, start + BLOCK) for start in range(0, size, BLOCK)]
+    disk = luks.PREFIX_BYTES
+    of_blocks = [(disk + start, disk + start + BLOCK) for start in range(0, size, BLOCK)]
+    of_checkpoints = [(disk + start, disk + start + 2 * BLOCK) for start in range(0, size, 2 * BLOCK)]
+    assert sorted(target.forgotten) == sorted(of_blocks + of_checkpoints)
+
+
 def test_every_checkpoint_follows_a_sync_of_all_below_it() -> None:
     written_to, covered = 0, [0]
 

@@ -74,6 +74,20 @@ def test_reads_and_short_reads(tmp_path: Path) -> None:
             image.read(91, memoryview(into))
 
 
+def test_what_may_leave_the_memory_is_not_lost(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    with path.open("w+b", buffering=0) as file:
+        image, content = ImageFile(file), os.urandom(2 * MIB)
+        image.write(0, memoryview(content))
+        image.forget(0, MIB)
+        image.forget(MIB // 2, 5 * MIB)  # beyond the end, too
+        image.sync()
+        image.forget(0, image.size)
+        into = bytearray(2 * MIB)
+        image.read(0, memoryview(into))
+    assert bytes(into) == content
+
+
 def test_begin_empties_the_file(tmp_path: Path) -> None:
     path = tmp_path / "disk"
     path.write_bytes(b"old content" * 1000)
