@@ -6,7 +6,7 @@ from django.urls import include, path
 
 from console import api_docs, api_token_views, health, metrics, views
 from console.api import api
-from inventory.views import alarms, events, roles
+from inventory.views import alarms, approvals, events, roles
 
 urlpatterns = [
     path("", views.home, name="home"),
@@ -23,6 +23,9 @@ urlpatterns = [
     path("events/export/", events.export, name="export-events"),
     path("alarms/", alarms.index, name="alarms"),
     path("alarms/<uuid:alarm_id>/acknowledge/", alarms.acknowledge, name="acknowledge-alarm"),
+    path("approvals/", approvals.index, name="approvals"),
+    path("approvals/<uuid:job_id>/approve/", approvals.approve, name="approve-task"),
+    path("approvals/rules/<str:action>/switch/", approvals.switch, name="switch-two-person-rule"),
     path("roles/", roles.index, name="roles"),
     path("roles/add/", roles.add, name="add-role"),
     path("roles/<uuid:assignment_id>/remove/", roles.remove, name="remove-role"),

@@ -21,6 +21,7 @@ from inventory.models import (
     Host,
     Job,
     RoleAssignment,
+    TwoPersonRule,
     VirtualMachine,
 )
 from inventory.services import activity
@@ -176,3 +177,8 @@ class RoleAssignmentAdmin(LookOnly):
     list_filter = ["role"]
     search_fields = ["user__username", "group__name"]
     list_select_related = ["user", "group", "datacenter", "cluster"]
+
+
+@admin.register(TwoPersonRule)
+class TwoPersonRuleAdmin(LookOnly):
+    list_display = ["action", "is_on"]

@@ -2,6 +2,7 @@
 
     PENDING -> RUNNING -> SUCCEEDED | FAILED (expected, with a code) | ERRORED (a bug, with a reference) | CANCELLED
 
+- One that needs a second person is WAITING until that person approves it (`release`).
 - `start` writes the row; the message with its id goes to the broker when the transaction has committed.
 - `run` claims by one conditional UPDATE, so a message that is delivered twice does the work once.
 - While it works, a thread renews the heartbeat. `resume_interrupted` finds rows whose heartbeat is stale (a killed
@@ -29,9 +30,9 @@ from django.utils import timezone
 from kombu.exceptions import OperationalError
 
 from inventory import events
-from inventory.authorize import Actor
+from inventory.authorize import Actor, System
 from inventory.errors import Conflict, NotFound, ServiceError
-from inventory.models import LIVE_STATUSES, Job, JobStatus, Outcome, Severity
+from inventory.models import LIVE_STATUSES, Job, JobStatus, Outcome, Severity, TwoPersonRule
 
 log = logging.getLogger(__name__)
 
@@ -76,12 +77,29 @@ class ClaimLost(Exception):
     """Another worker holds this job now; nothing more may be written for it."""
 
 
-def start(kind: JobKind, *, target: Model, actor: Actor, params: dict[str, Any] | None = None) -> Job:
+def needs_second_person(rule: str) -> bool:
+    """Whether two-person approval is switched on for such operations."""
+    return TwoPersonRule.objects.filter(action=rule, is_on=True).exists()
+
+
+def start(
+    kind: JobKind, *, target: Model, actor: Actor, params: dict[str, Any] | None = None, rule: str = "", right: str = ""
+) -> Job:
     """Writes a PENDING job and queues it on commit. `params` hold ids and choices, never secrets.
 
-    Raises Conflict `target_busy` while another job of the same target is live.
+    `rule`: where two-person approval is on for it, the job waits instead until somebody else, who holds `right` on the
+    target, approves it; what this product asks of itself does not wait. Raises Conflict `target_busy` while another
+    job of the same target is live, `approval_pending` while the same is waiting already.
     """
     target_kind = events.kind_of(target)
+    waits = bool(rule) and not isinstance(actor, System) and needs_second_person(rule)
+    if waits:
+        same = Job.objects.filter(target_kind=target_kind, target_id=target.pk, status=JobStatus.WAITING)
+        if same.filter(kind=kind.name).exists():
+            raise Conflict(
+                "approval_pending", f"{kind.label} of {target} waits for approval already",
+                hint="have it approved, or cancel it in Recent Tasks",
+            )  # fmt: skip
     try:
         with transaction.atomic():
             job = Job.objects.create(
@@ -92,6 +110,8 @@ def start(kind: JobKind, *, target: Model, actor: Actor, params: dict[str, Any] 
                 actor=actor.username,
                 source_address=events.source_address(),
                 params=params or {},
+                status=JobStatus.WAITING if waits else JobStatus.PENDING,
+                approval_right=right if waits else "",
             )
     except IntegrityError as exc:
         live = Job.objects.filter(target_kind=target_kind, target_id=target.pk, status__in=LIVE_STATUSES).first()
@@ -101,6 +121,34 @@ def start(kind: JobKind, *, target: Model, actor: Actor, params: dict[str, Any] 
             f"{target} is busy: {doing}",
             hint="wait for it in Recent Tasks, or cancel it there",
         ) from exc
+    if waits:
+        text = f"{kind.label} of {target} waits for the approval of a second person"
+        events.record("job.approval_requested", text, target=target, actor=actor, severity=Severity.WARNING, job=job)
+    else:
+        transaction.on_commit(partial(_queue, job.id, kind))
+    return job
+
+
+def release(job: Job, *, actor: Actor) -> Job:
+    """Queues a job that waited, in the name of who approved it. The caller has checked the right, and that it is not
+    the one who asked for it. Raises Conflict `target_busy`, `job_not_waiting`."""
+    kind = KINDS[job.kind]
+    try:
+        with transaction.atomic():
+            released = Job.objects.filter(pk=job.pk, status=JobStatus.WAITING).update(
+                status=JobStatus.PENDING, approved_by=actor.username, changed_at=timezone.now()
+            )
+    except IntegrityError as exc:
+        raise Conflict(
+            "target_busy", f"{job.target_name} is busy", hint="approve it when the other task has ended"
+        ) from exc
+    if not released:
+        raise Conflict("job_not_waiting", f"{label(job)} of {job.target_name} does not wait for approval")
+    job.refresh_from_db()
+    _record_end(
+        job, "job.approved", f"{actor.username} approved {label(job)} of {job.target_name}, asked for by {job.actor}",
+        Severity.WARNING, actor=actor.username,
+    )  # fmt: skip
     transaction.on_commit(partial(_queue, job.id, kind))
     return job
 
@@ -275,7 +323,7 @@ def _record_end(
 def request_cancel(job_id: uuid.UUID, *, actor: Actor) -> Job:
     """A waiting job ends at once, a running one at its next safe point. The caller has checked the right."""
     now = timezone.now()
-    if Job.objects.filter(pk=job_id, status=JobStatus.PENDING).update(
+    if Job.objects.filter(pk=job_id, status__in=(JobStatus.WAITING, JobStatus.PENDING)).update(
         status=JobStatus.CANCELLED, ended_at=now, changed_at=now, message="cancelled before it began"
     ) or Job.objects.filter(pk=job_id, status=JobStatus.RUNNING).update(cancel_requested=True, changed_at=now):
         job = Job.objects.get(pk=job_id)

@@ -229,6 +229,7 @@ class Disk(models.Model):
 
 
 class JobStatus(models.TextChoices):
+    WAITING = "waiting", "Waits for approval"
     PENDING = "pending", "Queued"
     RUNNING = "running", "Running"
     SUCCEEDED = "succeeded", "Completed"
@@ -238,6 +239,8 @@ class JobStatus(models.TextChoices):
 
 
 LIVE_STATUSES = (JobStatus.PENDING, JobStatus.RUNNING)
+# Besides those that wait for a second person: they keep nobody else from the target.
+OPEN_STATUSES = (JobStatus.WAITING, *LIVE_STATUSES)
 
 
 class Job(models.Model):
@@ -260,6 +263,10 @@ class Job(models.Model):
     error_code = models.CharField(max_length=60, blank=True)
     message = models.CharField(max_length=1000, blank=True)
     checkpoint = models.JSONField(default=dict)
+    approval_right = models.CharField(
+        max_length=60, blank=True, help_text="what a second person must hold who approves it; empty: needs none"
+    )
+    approved_by = models.CharField(max_length=150, blank=True)
     cancel_requested = models.BooleanField(default=False)
     claim = models.UUIDField(
         null=True, blank=True, help_text="of the worker that holds it; a lost claim stops that worker"
@@ -292,7 +299,8 @@ class Job(models.Model):
 
     @property
     def is_live(self) -> bool:
-        return self.status in LIVE_STATUSES
+        """Whether something is still to come."""
+        return self.status in OPEN_STATUSES
 
     @property
     def percent(self) -> int | None:
@@ -470,3 +478,15 @@ class RoleAssignment(models.Model):
     @property
     def place(self) -> Datacenter | Cluster | None:
         return self.cluster or self.datacenter
+
+
+class TwoPersonRule(models.Model):
+    """Whether an operation of this sort waits for a second person. See `services/approvals.py`."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    action = models.CharField(max_length=60, unique=True)
+    is_on = models.BooleanField(default=False)
+
+    @override
+    def __str__(self) -> str:
+        return f"two-person approval of {self.action}"

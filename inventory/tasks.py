@@ -3,7 +3,7 @@
 from celery import shared_task
 
 from inventory import jobs
-from inventory.services import checkpoints, console, event_chain, hosts, housekeeping, power, saved_state
+from inventory.services import approvals, checkpoints, console, event_chain, hosts, housekeeping, power, saved_state
 
 
 @shared_task(name="inventory.connect_host")
@@ -39,6 +39,11 @@ def reboot(job_id: str) -> None:
 @shared_task(name="inventory.discard_saved_state")
 def discard_saved_state(job_id: str) -> None:
     jobs.run(job_id, saved_state.run_discard_saved_state)
+
+
+@shared_task(name="inventory.switch_off_two_person_rule")
+def switch_off_two_person_rule(job_id: str) -> None:
+    jobs.run(job_id, approvals.run_switch_off)
 
 
 @shared_task(name="inventory.read_console")

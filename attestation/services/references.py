@@ -24,7 +24,7 @@ from attestation.engine.reference_json import from_json, to_json
 from attestation.models import ReferenceSet, Verdict, VerdictReason
 from attestation.services import appraisals, schedule
 from attestation.services.policies import policy_of
-from inventory import events
+from inventory import events, jobs
 from inventory.authorize import VIEW, Actor, authorize
 from inventory.errors import Conflict, Invalid, NotFound, Refused
 from inventory.models import Cluster
@@ -202,7 +202,7 @@ def approve_references(*, reference_id: UUID, actor: Actor) -> ReferenceSet:
         raise Conflict(
             "references_superseded", f"version {active.version} is in force, and newer", hint="make a new one"
         )
-    if policy_of(found.cluster).two_person_references and actor.username == found.made_by:
+    if _needs_second(found.cluster) and actor.username == found.made_by:
         raise Refused(
             "second_person_needed", f"{found} were made by {found.made_by}: somebody else has to approve them",
             hint="ask a second administrator",
@@ -276,7 +276,7 @@ def _make(
         cluster=cluster, version=1 if newest is None else newest.version + 1, body=to_json(values).decode(),
         reason=reason, made_by=actor.username, from_verdict=verdict,
     )  # fmt: skip
-    needs_second = policy_of(cluster).two_person_references
+    needs_second = _needs_second(cluster)
     waits = "; they wait for approval" if needs_second else ""
     events.record(
         "attestation.references_made", f"Reference values {row.version} of {cluster} made: {reason}{waits}",
@@ -286,6 +286,11 @@ def _make(
     if not needs_second:
         _approve(row, actor)
     return row
+
+
+def _needs_second(cluster: Cluster) -> bool:
+    """By the cluster's policy, or by the console's rule for all of them."""
+    return policy_of(cluster).two_person_references or jobs.needs_second_person(EDIT)
 
 
 def _printable(text: str) -> str:

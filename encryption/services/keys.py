@@ -106,7 +106,8 @@ def destroy(*, key_id: UUID, confirm: str, actor: Actor) -> Job:
         raise Conflict("key_ended", f"key {found} is destroyed already")
     if confirm.strip() != found.key_id:
         raise Invalid("confirmation_mismatch", f"that is not the ID of key {found}", hint="type it as it is shown")
-    return jobs.start(DESTROY, target=found.cluster, actor=actor, params={"key": str(found.pk)})
+    params = {"key": str(found.pk)}
+    return jobs.start(DESTROY, target=found.cluster, actor=actor, params=params, rule=DESTROY.name, right=MANAGE)
 
 
 def refuse_in_use(found: Key) -> None:

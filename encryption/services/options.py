@@ -251,7 +251,8 @@ def apply_options(*, vm_id: UUID, wish: Wish, actor: Actor, approved: str = "", 
     vm = vm_of(vm_id)
     policy = home_policy(wish)
     plan = plan_from_wish(vm, wish)
-    for right in sorted(rights_of(plan) or {ENCRYPT if policy.encrypts else CONFIGURE}):
+    rights = rights_of(plan) or {CONFIGURE}
+    for right in sorted(rights):
         authorize(actor, right, vm)
     refuse(vm, plan)
     if plan.is_empty:
@@ -265,7 +266,8 @@ def apply_options(*, vm_id: UUID, wish: Wish, actor: Actor, approved: str = "", 
             f"the vTPM of {vm} is destroyed by this, and that is not the VM's name",
             hint="type the VM's name as it is shown",
         )
-    job = jobs.start(APPLY, target=vm, actor=actor, params={**wish.as_params(), "plan": now.as_params()})
+    job = jobs.start(APPLY, target=vm, actor=actor, params={**wish.as_params(), "plan": now.as_params()},
+                     rule=DECRYPT if DECRYPT in rights else "", right=DECRYPT)  # fmt: skip
     events.record(
         "vm.options_requested", f"{policy} requested for {vm}", target=vm, actor=actor, job=job,
         policy=policy.name, steps=[step.text for step in plan.steps], plan_digest=now.digest,

@@ -2,7 +2,7 @@
 
 from ninja import Router
 
-from inventory.api import activity, hardware, places, roles, virtual_machines
+from inventory.api import activity, approvals, hardware, places, roles, virtual_machines
 
 router = Router()
 router.add_router("", places.router)
@@ -10,3 +10,4 @@ router.add_router("", virtual_machines.router)
 router.add_router("", hardware.router)
 router.add_router("", activity.router)
 router.add_router("", roles.router)
+router.add_router("", approvals.router)

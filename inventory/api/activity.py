@@ -11,7 +11,7 @@ from pydantic import Field
 from inventory.api.frame import PageQuery, Text, actor_of, page_of, streamed
 from inventory.api.schemas import AlarmOut, AlarmPage, ChildrenOut, EventOut, EventPage, HitOut, JobOut, JobPage
 from inventory.models import JobStatus, Outcome, Severity, TargetKind
-from inventory.services import activity, alarms, audit_key, event_history, search, tree
+from inventory.services import activity, alarms, approvals, audit_key, event_history, search, tree
 from inventory.services.event_history import EventFilter, Format
 
 router = Router()
@@ -24,7 +24,7 @@ class JobQuery(PageQuery):
     """Which jobs."""
 
     status: JobStatus | None = None
-    is_live: bool | None = Field(None, description="true: waiting or running")
+    is_live: bool | None = Field(None, description="true: waiting, for its turn or for approval, or running")
     kind: Text = ""
     target_kind: TargetKind | None = None
     target_id: UUID | None = None
@@ -76,6 +76,12 @@ def get_job(request: HttpRequest, job_id: UUID) -> JobOut:
 def cancel_job(request: HttpRequest, job_id: UUID) -> JobOut:
     """A waiting job ends at once, a running one at its next safe point."""
     return JobOut.of(activity.cancel_job(job_id=job_id, actor=actor_of(request)))
+
+
+@router.post("/jobs/{uuid:job_id}/approve", response={202: JobOut}, tags=["Jobs"])
+def approve_job(request: HttpRequest, job_id: UUID) -> JobOut:
+    """Of a job that waits for a second person: not by who asked for it."""
+    return JobOut.of(approvals.approve_job(job_id=job_id, actor=actor_of(request)))
 
 
 @router.get("/events", response=EventPage, tags=["Events"])

@@ -249,6 +249,7 @@ class JobOut(Schema):
     """One long operation: `done` of `total` units of the present `step`.
 
     `percent` is empty where the total is not known. Ask again until `is_live` is false.
+    `approved_by`: the second person, of one that waited for approval.
     """
 
     id: UUID
@@ -264,6 +265,7 @@ class JobOut(Schema):
     percent: int | None
     error_code: str
     message: str
+    approved_by: str
     cancel_requested: bool
     created_at: datetime
     started_at: datetime | None

@@ -169,6 +169,7 @@ RIGHTS: Final[Mapping[str, Right]] = {
     "encryption.set_encrypted_vmotion": _right(P.VM_SETTINGS),
     "encryption.test_crypto_modules": _right(P.SETTINGS),
     "encryption.unlock_vm": _right(P.CRYPTO_REGISTER_VM),
+    "inventory.change_two_person_rule": _right(P.SETTINGS),
     "console.create_api_token": _right(P.MODIFY_ROLES),
     "console.back_up": _right(P.SETTINGS, P.MODIFY_ROLES),
     "console.manage_syslog": _right(P.SETTINGS),

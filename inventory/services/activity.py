@@ -6,7 +6,7 @@ from uuid import UUID
 from inventory import events, jobs
 from inventory.authorize import VIEW, Actor, authorize, visible_targets
 from inventory.errors import NotFound
-from inventory.models import LIVE_STATUSES, Job, JobStatus, TargetKind
+from inventory.models import OPEN_STATUSES, Job, JobStatus, TargetKind
 from inventory.services.listings import FIRST, Listing, Paging, listed
 
 CANCEL: Final = "inventory.cancel_job"
@@ -28,7 +28,7 @@ def job_list(
     if status is not None:
         rows = rows.filter(status=status)
     if is_live is not None:
-        rows = rows.filter(status__in=LIVE_STATUSES) if is_live else rows.exclude(status__in=LIVE_STATUSES)
+        rows = rows.filter(status__in=OPEN_STATUSES) if is_live else rows.exclude(status__in=OPEN_STATUSES)
     if kind:
         rows = rows.filter(kind=kind)
     if target_kind is not None:

@@ -20,6 +20,7 @@ _OPENERS: Final = frozenset(
 )
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _JOB_STYLES: Final = {
+    JobStatus.WAITING.value: ("users", "warning"),
     JobStatus.PENDING.value: ("hourglass", "quiet"),
     JobStatus.RUNNING.value: ("sync", "info"),
     JobStatus.SUCCEEDED.value: ("check-circle", "success"),

@@ -217,6 +217,8 @@ def test_the_reference_page_holds_every_route_and_loads_nothing_from_elsewhere(a
 ROUTES_OF_VIEWS = {
     "cancel-task": "cancel_job",
     "add-role": "assign_role",
+    "approve-task": "approve_job",
+    "switch-two-person-rule": "switch_two_person_rule_on",  # and switch_two_person_rule_off
     "remove-role": "remove_role",
     "acknowledge-alarm": "acknowledge_alarm",
     "revoke-api-token": "revoke_api_token",

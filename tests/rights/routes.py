@@ -23,6 +23,7 @@ KINDS: Final = ("datacenter", "cluster", "host", "datastore", "vm")
 PLAIN: Final[Mapping[str, object]] = {
     "verb": "on", "view": "hosts", "direction": "up", "fingerprint": "0" * 64, "target": "vda", "nv_index": 29360130,
     "method": "upload", "what": "certificate.der",
+    "action": "encryption.decrypt_vm", "rule": "encryption.decrypt_vm",
 }  # fmt: skip
 
 QUERIES: Final[Mapping[str, Mapping[str, str]]] = {
@@ -45,6 +46,8 @@ class Route:
 
     def send(self, client: Client, ids: Mapping[str, object]) -> Any:
         known = dict(PLAIN) | dict(ids) | {"target_id": ids.get(f"{self.kind}_id"), "kind": self.kind}
+        if self.name in ("GET approve-task", "POST approve-task", "POST approve_job"):
+            known["job_id"] = ids["waiting_id"]
         if self.url.startswith("/"):
             if self.name.endswith(" download_certificate"):
                 known["what"] = "console-ca"

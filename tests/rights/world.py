@@ -131,6 +131,7 @@ def subtree(name: str, shared: dict[str, object]) -> Subtree:
         made_by="alice",
     )
     job = sample.job_of(vm, "inventory.power_on", JobStatus.RUNNING)
+    asked = sample.job_of(vm, "encryption.apply_options", JobStatus.WAITING, approval_right="encryption.decrypt_vm")
     told = events.record("vm.powered_on", f"{name}-vm started", target=vm, actor="alice")
     alarm = raise_alarm("host.disconnected", f"{name}-host is lost", target=host)
     other = User.objects.get_or_create(username="holder")[0]
@@ -139,8 +140,8 @@ def subtree(name: str, shared: dict[str, object]) -> Subtree:
         "datacenter_id": datacenter.pk, "cluster_id": cluster.pk, "host_id": host.pk, "target_host_id": host.pk,
         "datastore_id": store.pk, "vm_id": vm.pk, "virtual_machines": [vm.pk], "disk_id": detached.pk,
         "secret_uuid": detached.pk, "leftover_id": leftover.pk, "verdict_id": verdict.pk,
-        "reference_id": reference.pk, "job_id": job.pk, "event_id": told.pk, "alarm_id": alarm.pk,
-        "assignment_id": assignment.pk,
+        "reference_id": reference.pk, "job_id": job.pk, "waiting_id": asked.pk, "event_id": told.pk,
+        "alarm_id": alarm.pk, "assignment_id": assignment.pk,
     }  # fmt: skip
     return Subtree(datacenter, cluster, host, store, vm, ids)
 

@@ -1,0 +1,62 @@
+"""Two-person approval: what waits, approving it, and the switches."""
+
+from typing import Any
+from uuid import UUID
+
+from django.core.paginator import Paginator
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.views.decorators.http import require_safe
+
+from inventory.authorize import authorize, may
+from inventory.errors import NotFound
+from inventory.forms import ConfirmForm
+from inventory.services import approvals
+from inventory.services.listings import Paging
+from inventory.views.dialogs import dialog
+
+PAGE_SIZE = 50
+
+
+@require_safe
+def index(request: HttpRequest) -> HttpResponse:
+    asked = request.GET.get("page", "")
+    number = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 8 else 1
+    found = approvals.waiting(actor=request.user, paging=Paging(number, PAGE_SIZE))
+    context = {
+        "lines": [(job, approvals.may_approve(job, actor=request.user)) for job in found.items],
+        "page": Paginator(range(found.total), PAGE_SIZE).page(found.number),
+        "rules": approvals.rules(actor=request.user),
+        "may_change": may(request.user, approvals.CHANGE),
+    }
+    return render(request, "inventory/approvals.html", context)
+
+
+def approve(request: HttpRequest, job_id: UUID) -> HttpResponse:
+    """Shows what was asked for, and has it done."""
+    found = approvals.waiting_job(job_id=job_id, actor=request.user)
+    authorize(request.user, found.job.approval_right, approvals.target_of(found.job))
+
+    def submit(_: dict[str, Any]) -> str:
+        approvals.approve_job(job_id=job_id, actor=request.user)
+        return reverse("approvals")
+
+    context = {"title": "Approve", "button": "Approve", "back": reverse("approvals"), "found": found}
+    return dialog(request, template="inventory/approve.html", form=ConfirmForm, submit=submit, context=context)
+
+
+def switch(request: HttpRequest, action: str) -> HttpResponse:
+    """On at once, off by a second person."""
+    authorize(request.user, approvals.CHANGE)
+    rule = next((one for one in approvals.rules(actor=request.user) if one.action == action), None)
+    if rule is None:
+        raise NotFound("two_person_rule_not_found", f"there is no two-person rule {action[:60]}")
+
+    def submit(_: dict[str, Any]) -> str:
+        (approvals.switch_off if rule.is_on else approvals.switch_on)(action=action, actor=request.user)
+        return reverse("approvals")
+
+    button = "Ask for switching off" if rule.is_on else "Switch on"
+    context = {"title": "Two-person approval", "button": button, "back": reverse("approvals"), "rule": rule}
+    return dialog(request, template="inventory/two_person_rule.html", form=ConfirmForm, submit=submit, context=context)
