@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from django.http import HttpRequest
 
+from console.appliance.views.sections import all_sections
 from inventory.authorize import Actor
 from inventory.services.alarms import unseen_count
 from inventory.views import extensions
@@ -40,5 +41,6 @@ def shell(request: HttpRequest) -> dict[str, Any]:
         "other_theme": "light" if theme_of(request) == "dark" else "dark",
         "scripts": SCRIPTS,
         "navigation": extensions.navigation(user) if user is not None else (),
+        "appliance_sections": all_sections(),
         "alarm_count": partial(_unseen, user),  # asked for only where the shell shows it
     }

@@ -9,7 +9,7 @@ from django.shortcuts import render
 from django.urls import reverse
 from django.views.decorators.http import require_safe
 
-from inventory.authorize import authorize, may
+from inventory.authorize import VIEW_ALL, authorize, may
 from inventory.errors import NotFound
 from inventory.forms import ConfirmForm
 from inventory.services import approvals
@@ -27,7 +27,7 @@ def index(request: HttpRequest) -> HttpResponse:
     context = {
         "lines": [(job, approvals.may_approve(job, actor=request.user)) for job in found.items],
         "page": Paginator(range(found.total), PAGE_SIZE).page(found.number),
-        "rules": approvals.rules(actor=request.user),
+        "rules": approvals.rules(actor=request.user) if may(request.user, VIEW_ALL) else (),
         "may_change": may(request.user, approvals.CHANGE),
     }
     return render(request, "inventory/approvals.html", context)

@@ -42,18 +42,6 @@ FOUND: Final = frozenset(
         "GET approve-task", "POST approve-task", "POST approve_job",
     }
 )  # fmt: skip
-OPEN: Final = "open"  # asks for nothing: the same for everybody who is logged in
-KIND_OF: Final = {
-    "Datacenter": "datacenter", "Cluster": "cluster", "Host": "host", "Datastore": "datastore", "VirtualMachine": "vm",
-}  # fmt: skip
-# Answers for each VM by itself, so that a refusal stands in the page.
-OF_SINGLE_VMS: Final = frozenset({"POST encryption:vm-options-many", "POST apply_many_vm_options"})
-# Parts of the shell: for somebody without any role they are empty.
-EMPTY: Final = frozenset({"GET tasks", "GET inventory:root", "GET inventory:tree"})
-# Found among what the user may see, so that what is foreign is not there.
-FOUND: Final = frozenset(
-    {"POST cancel-task", "POST acknowledge-alarm", "POST cancel_job", "POST acknowledge_alarm", "GET get_datacenter"}
-)
 
 
 def table() -> dict[str, tuple[str, ...]]:

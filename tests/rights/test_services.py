@@ -28,9 +28,11 @@ INNER: Final = {
     "inventory.authorize.visible_targets",
     "inventory.events.record",  # by services, when they have asked
     "inventory.events.record_about",
+    "inventory.jobs.release",
     "inventory.jobs.request_cancel",
     "inventory.jobs.start",
     "inventory.services.alarms.unseen_count",  # only of what may be seen
+    "inventory.services.approvals.may_approve",  # for controls
 }
 
 

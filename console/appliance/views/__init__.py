@@ -9,5 +9,7 @@ extensions.add_navigation(extensions.Entry("Appliance", "appliance:index", "cog"
 extensions.add_target(TargetKind.SYSLOG_TARGET, "appliance:syslog-target")
 sections.add(sections.Section("Syslog", "appliance:syslog"))
 sections.add(sections.Section("Cryptographic modules", "appliance:crypto-modules"))
+sections.add(sections.Section("Roles", "roles"))
+sections.add(sections.Section("Two-Person Approval", "approvals"))
 
 __all__ = ["crypto_modules", "sections", "syslog"]

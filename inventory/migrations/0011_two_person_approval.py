@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('inventory', '0009_vm_definitions'),
+        ('inventory', '0010_syslog_targets'),
     ]
 
     operations = [
