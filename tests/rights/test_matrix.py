@@ -33,8 +33,8 @@ KIND_OF: Final = {
 }  # fmt: skip
 # Answers for each VM by itself, so that a refusal stands in the page.
 OF_SINGLE_VMS: Final = frozenset({"POST encryption:vm-options-many", "POST apply_many_vm_options"})
-# Parts of the shell: for somebody without any role they are empty.
-EMPTY: Final = frozenset({"GET tasks", "GET inventory:root", "GET inventory:tree"})
+# Shown to everybody, with less in it for who may see less.
+EMPTY: Final = frozenset({"GET tasks", "GET inventory:root", "GET inventory:tree", "GET approvals"})
 # Found among what the user may see, so that what is foreign is not there.
 FOUND: Final = frozenset(
     {
