@@ -10,6 +10,6 @@ extensions.add_target(TargetKind.SYSLOG_TARGET, "appliance:syslog-target")
 sections.add(sections.Section("Syslog", "appliance:syslog"))
 sections.add(sections.Section("Cryptographic modules", "appliance:crypto-modules"))
 sections.add(sections.Section("Roles", "roles"))
-sections.add(sections.Section("Two-Person Approval", "approvals"))
+sections.add(sections.Section("Two-person approval", "approvals"))
 
 __all__ = ["crypto_modules", "sections", "syslog"]
