@@ -68,8 +68,11 @@ def source_address() -> str:
 
 def target_of(kind: str, target_id: UUID | None) -> Model | None:
     """The object that a job, an event or an alarm is about; None where it is gone, or the console itself."""
-    model = next((model for model, one in _KINDS.items() if one == kind), None)
-    return None if model is None or target_id is None else model._default_manager.filter(pk=target_id).first()
+    if target_id is None:
+        return None
+    models = (model for model, one in _KINDS.items() if one == kind)
+    rows = (model._default_manager.filter(pk=target_id).first() for model in models)
+    return next((row for row in rows if row is not None), None)
 
 
 def record(

@@ -22,7 +22,7 @@ for module in ("inventory.tasks", "attestation.tasks", "encryption.tasks"):
 
 def test_every_job_kind_of_the_inventory_names_a_registered_task() -> None:
     kinds = [name for name in jobs.KINDS if name.startswith("inventory.")]
-    assert len(kinds) == 7
+    assert len(kinds) == 8
     assert set(kinds) <= set(current_app.tasks)
 
 
