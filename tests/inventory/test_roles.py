@@ -89,7 +89,7 @@ def test_there_are_fourteen_cryptographic_privileges_and_one_role_without_them()
     assert {Privilege.MODIFY_ROLES, Privilege.HOST_ADD, Privilege.DIAGNOSTICS} <= GRANTING
     assert Privilege.MODIFY_ROLES not in ROLES[Role.CRYPTOGRAPHY_OPERATOR]
     changing = {name for name, right in RIGHTS.items() if right.needs <= ROLES[Role.AUDITOR]}
-    assert changing == {"own_account", "view", "view_all", "encryption.read_key_servers"}
+    assert changing == {"own_account", "view", "view_all", "encryption.export_inventory", "encryption.read_key_servers"}
 
 
 def test_an_action_that_nobody_has_written_down_is_nobodys(alice: User) -> None:
