@@ -1,4 +1,4 @@
-"""The appliance's pages in a browser: accessible in both themes and narrow."""
+"""The appliance's pages in a browser: accessible in both themes, narrow, and by keyboard."""
 
 from datetime import timedelta
 
@@ -7,6 +7,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from console.models import SyslogTarget
+from inventory.models import Job
 from tests.browser.conftest import Console
 from tests.encryption.test_key_pages import CA, LEAF
 
@@ -53,3 +54,30 @@ def test_pages_are_accessible_and_fit_narrow_windows(
         if (wide := page.evaluate("document.documentElement.scrollWidth")) > width:
             problems[f"{name} is wide"] = wide
     assert problems == {}
+
+
+def test_a_target_is_added_by_keyboard_and_tested(console: Console) -> None:
+    page = console.open(reverse("appliance:syslog"))
+    page.get_by_role("link", name="Add target").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("dialog")
+    page.fill("dialog input[name='host']", "a b")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("dialog .alert >> text=is no host name")
+    page.fill("dialog input[name='host']", "logs.example")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("section[aria-label='tls://logs.example:6514']")
+    page.wait_for_selector("dialog", state="detached")
+    page.get_by_role("link", name="Send test message").click()
+    page.wait_for_selector("dialog >> text=send one message")
+    page.click("dialog .btn-primary")
+    page.wait_for_selector("dialog", state="detached")
+    jobs = Job.objects.filter(kind="console.send_syslog_test")
+    assert jobs.count() == 1
+    SyslogTarget.objects.update(tested_at=timezone.now(), test_succeeded=False, test_result="nobody answers")
+    jobs.update(status="failed", changed_at=timezone.now())
+    page.wait_for_selector("#live >> text=nobody answers")
+    console.shot("syslog-tested")
+    # That the input was refused is what was asked for.
+    assert [text for text in console.complaints if "422" not in text] == []
+    console.complaints.clear()
