@@ -1,6 +1,7 @@
 """Key providers, storage policies and VM options over REST; and that nothing sealed or wrapped ever comes out."""
 
 import base64
+from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -344,7 +345,8 @@ def test_nothing_sealed_or_wrapped_is_in_any_answer(
     answered = 0
     for path, operations in api.get_openapi_schema()["paths"].items():
         if "get" in operations:
-            answer = admin.get(path.removeprefix(ROOT).format_map(ids), text="a")
+            # Ids of other apps' objects lead nowhere.
+            answer = admin.get(path.removeprefix(ROOT).format_map(defaultdict(uuid4, ids)), text="a")
             answered += answer.status == 200
             assert not any(one in answer.text for one in writings), path
     assert answered >= 25
