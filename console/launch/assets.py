@@ -65,18 +65,10 @@ def build(steps: Steps, *, root: Path, target: Path, test_target: Path) -> None:
 
     def cut() -> str:
         check_sources(modules)
-        names = read_icon_list(icons.read_text(encoding="utf-8"))
-        files = {
-            "clr-ui.min.css": _SOURCE_MAP.sub(b"", (modules / STYLE_SHEET).read_bytes()),
-            "icons.svg": sprite(names, modules / ICON_SHAPES).encode(),
-            "THIRD-PARTY.txt": THIRD_PARTY.read_bytes(),
-        }
-        target.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name, content in files.items():
-            (target / name).write_bytes(content)
+        count = cut_served(root, target)
         test_target.mkdir(mode=0o700, parents=True, exist_ok=True)
         shutil.copyfile(modules / AXE, test_target / "axe.min.js")
-        return f"{len(names)} icons"
+        return f"{count} icons"
 
     steps.run(
         "assets",
@@ -85,6 +77,21 @@ def build(steps: Steps, *, root: Path, target: Path, test_target: Path) -> None:
         key=digest([root / "package-lock.json", icons, SOURCES, THIRD_PARTY, Path(__file__)]),
         result=target / "icons.svg",
     )
+
+
+def cut_served(root: Path, target: Path) -> int:
+    """Write what browsers load, from the installed packages; how many icons there are."""
+    modules = root / "node_modules"
+    names = read_icon_list((root / "static" / "icons.txt").read_text(encoding="utf-8"))
+    files = {
+        "clr-ui.min.css": _SOURCE_MAP.sub(b"", (modules / STYLE_SHEET).read_bytes()),
+        "icons.svg": sprite(names, modules / ICON_SHAPES).encode(),
+        "THIRD-PARTY.txt": THIRD_PARTY.read_bytes(),
+    }
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name, content in files.items():
+        (target / name).write_bytes(content)
+    return len(names)
 
 
 def check_sources(modules: Path) -> None:

@@ -11,7 +11,7 @@ from django.contrib.auth.models import User
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
 from pytest_django.live_server_helper import LiveServer
 
-from console.launch.assets import AXE, ICON_SHAPES, STYLE_SHEET, read_icon_list, sprite
+from console.launch.assets import AXE, cut_served
 from tests import sample
 from tests.sample import Sample
 
@@ -65,10 +65,7 @@ class Console:
 @pytest.fixture(scope="session")
 def assets() -> None:
     """The served style sheet and icons, cut from the installed packages."""
-    target = Path(settings.ASSETS_DIR)
-    names = read_icon_list((ROOT / "static" / "icons.txt").read_text(encoding="utf-8"))
-    (target / "icons.svg").write_text(sprite(names, MODULES / ICON_SHAPES), encoding="utf-8")
-    (target / "clr-ui.min.css").write_bytes((MODULES / STYLE_SHEET).read_bytes())
+    cut_served(ROOT, Path(settings.ASSETS_DIR))
 
 
 @pytest.fixture(scope="session")
