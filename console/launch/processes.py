@@ -117,7 +117,7 @@ def console_programs(installation: Installation) -> list[Program]:
     celery = (python, "-m", "celery", "-A", "console")
     schedule = installation.state.run / "celerybeat-schedule"
     return [
-        Program("broker", "redis", (_redis_server(installation.state), str(installation.state.run / "redis.conf"))),
+        Program("broker", "redis", (redis_server(installation.state.run), str(installation.state.run / "redis.conf"))),
         Program("console", "web", _gunicorn(installation), django),
         *(
             Program(
@@ -182,14 +182,15 @@ def _gunicorn(installation: Installation) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _redis_server(state: State) -> str:
-    """The server's program. Debian's redis-tools holds it under another name, without a service that starts itself."""
+def redis_server(folder: Path) -> str:
+    """The server's program. Debian's redis-tools holds it under another name, without a service that starts itself: a
+    link in `folder` then gives it its own."""
     if found := shutil.which("redis-server"):
         return found
     program = shutil.which("redis-check-rdb")
     if program is None:
         raise LaunchError("there is no redis-server", hint="install the Debian package redis-tools")
-    link = state.run / "redis-server"
+    link = folder / "redis-server"
     link.unlink(missing_ok=True)
     link.symlink_to(program)
     return str(link)

@@ -16,6 +16,7 @@ from pytest_django import DjangoAssertNumQueries
 
 from console import api_tokens, health
 from console.celery import app
+from console.launch.processes import redis_server
 from console.models import SyslogTarget
 from inventory import alarms, events
 from inventory.models import Host, Severity
@@ -28,7 +29,17 @@ NOWHERE: Final = "redis://127.0.0.1:1/0"
 @pytest.fixture(scope="module")
 def redis_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("redis") / "socket"
-    arguments = ["redis-server", "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(path.parent)]
+    arguments = [
+        redis_server(path.parent),
+        "--port",
+        "0",
+        "--unixsocket",
+        str(path),
+        "--save",
+        "",
+        "--dir",
+        str(path.parent),
+    ]
     with subprocess.Popen(arguments, stdout=subprocess.DEVNULL) as server:
         for _ in range(200):
             if path.exists():

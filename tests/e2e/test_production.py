@@ -22,6 +22,7 @@ import redis
 from psycopg.rows import dict_row
 from typing_extensions import override
 
+from console.launch import processes
 from lab import kms
 from lab.layout import Lab, free_ports
 from lab.pki import Authority
@@ -145,7 +146,8 @@ def postgresql(place: Path, owner: LabUser, port: int) -> Iterator[None]:
 def redis_server(place: Path, owner: LabUser, port: int) -> Iterator[None]:
     """No port without TLS."""
     arguments = [
-        "redis-server", "--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1", "--tls-auth-clients", "no",
+        processes.redis_server(place), "--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1",
+        "--tls-auth-clients", "no",
         "--tls-cert-file", str(place / "server.crt"), "--tls-key-file", str(place / "server.key"),
         "--tls-ca-cert-file", str(place / "ca.crt"), "--requirepass", PASSWORD, "--save", "", "--dir", str(place),
     ]  # fmt: skip
