@@ -107,10 +107,19 @@ def test_up_with_the_lab_and_ctrl_c(folder: Path) -> None:
         assert answer.status == 200
     status = bartizan(folder, "status")
     assert status.returncode == 0, status.stdout
-    assert status.stdout.count("RUNNING") == 14
+    assert status.stdout.count("RUNNING") == 15
     base = (folder / "lab" / "run").resolve()  # elsewhere when the path is too long for the lab's sockets
     running = "\n".join(processes_of(folder, base))
-    programs = ("redis-server", "gunicorn", "celery", "libvirtd", "lab.kms", "manage.py registrar", "bartizan_agent")
+    programs = (
+        "redis-server",
+        "gunicorn",
+        "celery",
+        "libvirtd",
+        "lab.kms",
+        "manage.py registrar",
+        "manage.py forward_events",
+        "bartizan_agent",
+    )
     assert [program for program in programs if program not in running] == []
     assert password not in running
     started.process.send_signal(signal.SIGINT)
