@@ -68,15 +68,16 @@ def assets() -> None:
     cut_served(ROOT, Path(settings.ASSETS_DIR))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def playwright() -> Iterator[Playwright]:
-    # Playwright's loop runs in this thread; Django would take it for an async view and refuse the database.
-    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"  # noqa: TID251  Django's own switch
-    with sync_playwright() as started:
+    """It ends with these tests: its event loop runs in this thread, where nobody could start another one beside it."""
+    # Django would take that loop for an async view and refuse the database.
+    with pytest.MonkeyPatch.context() as patch, sync_playwright() as started:
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser(playwright: Playwright) -> Iterator[Browser]:
     browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
     yield browser
