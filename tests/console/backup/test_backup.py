@@ -18,7 +18,8 @@ from inventory.services import event_chain, verification
 from tests import sample
 from tests.encryption.world import provider
 
-pytestmark = pytest.mark.django_db
+# Real transactions: a backup reads one moment, which it cannot inside of another transaction.
+pytestmark = pytest.mark.django_db(transaction=True)
 PASSPHRASE = "a passphrase of some length"
 
 
