@@ -23,6 +23,8 @@ from tests.fakes import FakeHypervisor, FakeSite
 
 TOGETHER: Final = ("e2e", "lab", "browser")
 """Folders whose tests share one costly thing (an installation, a lab, Chromium): each runs in one process."""
+APART: Final = ("tests/encryption/services/test_killed.py", "tests/encryption/services/test_killed_far.py")
+"""Files whose tests share nothing and take long: each test runs wherever there is time."""
 _MIGRATED: Final = pytest.StashKey[tuple[DjangoDbBlocker, str]]()
 # How long an example takes says more about the machine than about the code.
 hypothesis_settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -46,15 +48,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByGroup
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest begins first, so that nobody waits for it at the end."""
-    order = {name: place for place, name in enumerate(TOGETHER)}
-    items.sort(key=lambda item: order.get(_group(item.nodeid), len(order)))
+    order = {name: place for place, name in enumerate((*TOGETHER, *APART))}
+    items.sort(key=lambda item: order.get(_group(item.nodeid).partition("::")[0], len(order)))
 
 
 def _group(nodeid: str) -> str:
-    """The folder under tests/ that stays together, or the file."""
+    """The folder under tests/ that stays together, or the file, or the test itself."""
     file = nodeid.partition("::")[0]
     folder = file.removeprefix("tests/").partition("/")[0]
-    return folder if folder in TOGETHER else file
+    if folder in TOGETHER:
+        return folder
+    return nodeid if file in APART else file
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,8 +165,10 @@ class Installation:
         wait_until(f"the job is {step}", is_at_it)
         parent = self.supervise("pid", "console:worker-crypto")
         children = subprocess.run(["pgrep", "-P", parent], capture_output=True, text=True, check=False).stdout.split()
-        for pid in (parent, *children):
-            os.kill(int(pid), signal.SIGKILL)
+        os.kill(int(parent), signal.SIGKILL)
+        for pid in children:
+            with suppress(ProcessLookupError):  # gone with its parent
+                os.kill(int(pid), signal.SIGKILL)
 
     def guest(self, name: str) -> GuestClient:
         client = guest_client(self.lab, name)
