@@ -79,13 +79,14 @@ class Effects:
                 raise
 
     @contextmanager
-    def armed(self, at: int, strike: Callable[[str], None]) -> Iterator[None]:
+    def armed(self, at: int, strike: Callable[[str], None], *, database: bool = True) -> Iterator[None]:
+        """`database`: its rows' changes are effects, too."""
         self.seen, self._at, self._strike = [], at, strike
         self._is_armed, self._is_dead = True, False
 
         def execute(run: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
             verb, _, rest = sql.partition(" ")
-            if verb in ("INSERT", "UPDATE", "DELETE"):
+            if database and verb in ("INSERT", "UPDATE", "DELETE"):
                 self._effect(f"database {verb} {rest[:60]}")
             return run(sql, params, many, context)
 
