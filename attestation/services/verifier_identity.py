@@ -8,10 +8,9 @@ from typing import Final
 from uuid import uuid4
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, keywrap, serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
@@ -20,7 +19,8 @@ from attestation.models import VerifierIdentity
 from inventory import events
 from inventory.authorize import SYSTEM, VIEW, Actor, authorize
 from inventory.engine import crypto_policy
-from inventory.errors import Conflict, NotFound, Unavailable
+from inventory.errors import NotFound
+from inventory.services.console_key import sealed, unsealed
 
 CA_DAYS: Final = 3650
 CERTIFICATE_DAYS: Final = 397
@@ -52,7 +52,7 @@ def public_ca_pem(*, actor: Actor) -> str:
 def credentials() -> ClientCredentials:
     """Raises Unavailable `console_key_missing`, Conflict `verifier_key_sealed_otherwise`."""
     found = _identity()
-    return ClientCredentials(found.certificate_pem.encode(), _pem(_unsealed(bytes(found.key_sealed))))
+    return ClientCredentials(found.certificate_pem.encode(), _pem(_own(found.key_sealed)))
 
 
 def _identity() -> VerifierIdentity:
@@ -79,7 +79,7 @@ def _made(now: datetime) -> VerifierIdentity:
         .add_extension(_usage(signs_certificates=True), critical=True)
         .sign(key, hashes.SHA256())
     )
-    found = VerifierIdentity(ca_pem=_certificate_text(ca), ca_key_sealed=_sealed(key))
+    found = VerifierIdentity(ca_pem=_certificate_text(ca), ca_key_sealed=sealed(key))
     _issue(found, ca, key, now)
     found.save(force_insert=True)
     events.record("attestation.verifier_made", "A CA for the attestation agents of hosts was made", target=None,
@@ -89,7 +89,7 @@ def _made(now: datetime) -> VerifierIdentity:
 
 def _renew(found: VerifierIdentity, now: datetime) -> None:
     ca = x509.load_pem_x509_certificate(found.ca_pem.encode())
-    _issue(found, ca, _unsealed(bytes(found.ca_key_sealed)), now)
+    _issue(found, ca, _own(found.ca_key_sealed), now)
     found.save()
     events.record("attestation.verifier_renewed", "The console's certificate toward agents was renewed", target=None,
                   actor=SYSTEM)  # fmt: skip
@@ -106,7 +106,7 @@ def _issue(found: VerifierIdentity, ca: x509.Certificate, ca_key: ec.EllipticCur
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
-    found.certificate_pem, found.key_sealed = _certificate_text(certificate), _sealed(key)
+    found.certificate_pem, found.key_sealed = _certificate_text(certificate), sealed(key)
     found.not_after = certificate.not_valid_after_utc
 
 
@@ -143,35 +143,5 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
-def _sealed(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """RFC 5649 under the console key."""
-    plain = key.private_bytes(
-        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return keywrap.aes_key_wrap_with_padding(_console_key(), plain)
-
-
-def _unsealed(sealed: bytes) -> ec.EllipticCurvePrivateKey:
-    try:
-        key = serialization.load_der_private_key(
-            keywrap.aes_key_unwrap_with_padding(_console_key(), sealed), password=None
-        )
-    except keywrap.InvalidUnwrap:
-        raise Conflict(
-            "verifier_key_sealed_otherwise",
-            "the console's key toward agents was sealed under another console key",
-            hint="start the workers with the console key of this database",
-        ) from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise TypeError(type(key).__name__)
-    return key
-
-
-def _console_key() -> bytes:
-    if not settings.CONSOLE_KEY:
-        raise Unavailable(
-            "console_key_missing",
-            "this process was started without the console key",
-            hint="set BARTIZAN_CONSOLE_KEY_FILE for the workers",
-        )
-    return bytes.fromhex(settings.CONSOLE_KEY)
+def _own(blob: bytes | memoryview) -> ec.EllipticCurvePrivateKey:
+    return unsealed(bytes(blob), code="verifier_key_sealed_otherwise", what="the console's key toward agents")

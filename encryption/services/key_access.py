@@ -28,8 +28,9 @@ from encryption.models import Key, KmsCluster, KmsServer
 from encryption.services.kms_state import note_connected, note_failure, service_error
 from inventory import events, jobs
 from inventory.authorize import SYSTEM
-from inventory.errors import Conflict, NotFound, ServiceError, Unavailable, Untrusted
+from inventory.errors import Conflict, NotFound, ServiceError, Untrusted
 from inventory.models import Event, Host, Job, VirtualMachine
+from inventory.services import console_key as console_keys
 
 T = TypeVar("T")
 LABEL: Final = "bartizan"
@@ -41,13 +42,7 @@ _DOUBTFUL_SECONDS: Final = 2.0
 
 
 def console_key() -> Secret:
-    if not settings.CONSOLE_KEY:
-        raise Unavailable(
-            "console_key_missing",
-            "this process was started without the console key",
-            hint="set BARTIZAN_CONSOLE_KEY_FILE for the workers",
-        )
-    return Secret(bytes.fromhex(settings.CONSOLE_KEY))
+    return Secret(console_keys.console_key())
 
 
 def open_client(cluster: KmsCluster, server: KmsServer, timeout: float | None = None) -> KeyServer:

@@ -3,7 +3,7 @@ command line, which have the console key; everybody may read the public half."""
 
 from typing import Final
 
-from cryptography.hazmat.primitives import hashes, keywrap, serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from django.conf import settings
 from django.db import transaction
@@ -12,8 +12,9 @@ from django.db.models import F
 from inventory import events
 from inventory.authorize import SYSTEM, VIEW_ALL, Actor, authorize
 from inventory.engine.checkpoint import fingerprint, in_text
-from inventory.errors import Conflict, NotFound, Unavailable
+from inventory.errors import Conflict, NotFound
 from inventory.models import AuditKey, EventChain
+from inventory.services.console_key import sealed, unsealed
 
 NEWEST: Final = "-made_at"
 
@@ -46,13 +47,10 @@ def _made() -> AuditKey:
         return found
     private = ec.generate_private_key(ec.SECP256R1())
     pem = _public_pem(private)
-    der = private.private_bytes(
-        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
     made = AuditKey.objects.create(
         fingerprint=fingerprint(pem),
         public_pem=pem,
-        private_sealed=keywrap.aes_key_wrap_with_padding(_console_key(), der),
+        private_sealed=sealed(private),
     )
     events.record(
         "audit.key_made", f"A key for signatures over the history was made: {made.fingerprint}", target=None,
@@ -80,30 +78,12 @@ def is_own(key: AuditKey) -> bool:
 
 
 def _private(key: AuditKey) -> ec.EllipticCurvePrivateKey:
-    try:
-        der = keywrap.aes_key_unwrap_with_padding(_console_key(), bytes(key.private_sealed))
-    except (keywrap.InvalidUnwrap, ValueError):
-        raise Conflict(
-            "audit_key_sealed_otherwise",
-            f"the key {key.fingerprint[:16]} for signatures was sealed under another console key",
-            hint="start the workers with the console key of this database",
-        ) from None
-    private = serialization.load_der_private_key(der, password=None)
-    if not isinstance(private, ec.EllipticCurvePrivateKey):
-        raise TypeError(type(private).__name__)
-    return private
+    return unsealed(
+        bytes(key.private_sealed), code="audit_key_sealed_otherwise",
+        what=f"the key {key.fingerprint[:16]} for signatures",
+    )  # fmt: skip
 
 
 def _public_pem(private: ec.EllipticCurvePrivateKey) -> str:
     pem = private.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     return pem.decode("ascii")
-
-
-def _console_key() -> bytes:
-    if not settings.CONSOLE_KEY:
-        raise Unavailable(
-            "console_key_missing",
-            "this process was started without the console key",
-            hint="set BARTIZAN_CONSOLE_KEY_FILE for the workers",
-        )
-    return bytes.fromhex(settings.CONSOLE_KEY)
