@@ -19,13 +19,13 @@ from inventory.alarms import drop_alarms
 from inventory.authorize import Actor, authorize
 from inventory.errors import Conflict, Invalid, NotFound
 from inventory.models import Job, Severity, TargetKind
+from inventory.services.addresses import checked_host
 
 CREATE_CLIENT_KEY: Final = jobs.register(jobs.JobKind("encryption.create_client_key", "Create client key"))
 CHECK: Final = jobs.register(jobs.JobKind("encryption.check_key_provider", "Check key provider", queue=messages.QUEUE))
 MANAGE: Final = "encryption.manage_key_servers"
 READ: Final = "encryption.read_key_servers"
 MAX_NAME: Final = 80
-MAX_HOST: Final = 253
 
 
 def clusters(*, actor: Actor) -> QuerySet[KmsCluster]:
@@ -263,15 +263,7 @@ def ask_check(cluster_id: UUID) -> None:
 
 def _checked_address(owner: KmsCluster, host: str, port: int, *, but: KmsServer | None = None) -> str:
     """The host as it is kept. Raises Invalid, or Conflict where another server than `but` has the address."""
-    host = host.strip().strip("[]")
-    if (
-        not 0 < len(host) <= MAX_HOST
-        or not host.isprintable()
-        or any(char.isspace() or char in "/@?#" for char in host)
-    ):
-        raise Invalid(
-            "host_invalid", f"{host[:80]!r} is no host name or address", hint="give a DNS name or an IP address"
-        )
+    host = checked_host(host)
     if not 1 <= port <= 65535:
         raise Invalid("port_invalid", f"{port} is no port", hint="KMIP servers listen on 5696 as a rule")
     taken = owner.servers.filter(host__iexact=host, port=port)

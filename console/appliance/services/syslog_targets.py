@@ -21,12 +21,12 @@ from inventory.alarms import clear_alarm, drop_alarms
 from inventory.authorize import VIEW_ALL, Actor, authorize
 from inventory.errors import Conflict, Invalid, NotFound
 from inventory.models import Event, EventChain, Job, Severity, TargetKind
+from inventory.services.addresses import checked_host
 
 MANAGE: Final = "console.manage_syslog"
 SEND_TEST: Final = jobs.register(jobs.JobKind("console.send_syslog_test", "Send test message"))
 TAKE_CLIENT_KEY: Final = jobs.register(jobs.JobKind("console.take_syslog_client_key", "Take uploaded client key"))
 DOWN_ALARM: Final = "syslog.target_down"
-MAX_HOST: Final = 253
 USUAL_PORTS: Final = {"udp": 514, "tcp": 601, "tls": 6514}
 FORWARDER_SILENT: Final = timedelta(seconds=60)
 
@@ -228,15 +228,7 @@ def upload_context(owner: SyslogTarget) -> bytes:
 
 def _checked(host: str, port: int, protocol: str, trusted_pem: str) -> tuple[str, str, str]:
     """Host, protocol and certificates as they are kept. Raises Invalid."""
-    host = host.strip().strip("[]")
-    if (
-        not 0 < len(host) <= MAX_HOST
-        or not host.isprintable()
-        or any(char.isspace() or char in "/@?#" for char in host)
-    ):
-        raise Invalid(
-            "host_invalid", f"{host[:80]!r} is no host name or address", hint="give a DNS name or an IP address"
-        )
+    host = checked_host(host)
     if protocol not in SyslogTarget.Protocol.values:
         raise Invalid("protocol_invalid", f"{protocol[:20]!r} is no protocol", hint=f"one of {', '.join(USUAL_PORTS)}")
     if not 1 <= port <= 65535:
