@@ -169,6 +169,14 @@ def before_start(vm: VirtualMachine, hypervisor: Hypervisor, job: Job) -> None:
         raise Conflict("vm_locked", f"{vm} is locked: {error.message}", hint=error.hint)
 
 
+def taken_in(host: Host, uuid: UUID, hypervisor: Hypervisor, *, job: Job) -> VirtualMachine:
+    """The row of a VM that the job has just defined on the host, with the keys from its definition."""
+    sync.refresh_uuids(host, hypervisor, [uuid])
+    made = VirtualMachine.objects.select_related("host").get(host=host, uuid=uuid)
+    adopt(made, hypervisor, actor=job.actor, job=job, is_asked=True)
+    return VirtualMachine.objects.select_related("host").get(pk=made.pk)
+
+
 def adopt(
     vm: VirtualMachine,
     hypervisor: Hypervisor,

@@ -118,9 +118,7 @@ def run_clone_vm(job: Job, progress: Progress) -> None:
                 progress.step("defining the clone")
                 hypervisor.define(xml)
                 undo.pop_all()
-        sync.refresh_uuids(vm.host, hypervisor, [clone.uuid])
-        made = VirtualMachine.objects.select_related("host").get(host=vm.host, uuid=clone.uuid)
-        adoption.adopt(made, hypervisor, actor=job.actor, job=job, is_asked=True)
+        made = adoption.taken_in(vm.host, clone.uuid, hypervisor, job=job)
     _finish(clone, made)
 
 

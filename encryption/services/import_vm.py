@@ -36,7 +36,7 @@ from inventory.authorize import Actor, authorize
 from inventory.errors import Conflict, Invalid, NotFound
 from inventory.jobs import Progress
 from inventory.models import Datastore, Host, Job, Severity, VirtualMachine
-from inventory.services import connections, sync
+from inventory.services import connections
 from inventory.services.connections import Hypervisor
 from inventory.services.definitions import (
     BadDefinition,
@@ -242,10 +242,7 @@ def _carry_out(wanted: _Import, definition: str, hypervisor: Hypervisor, progres
             progress.checkpoint(defining=True)
             hypervisor.define(xml)
             undo.pop_all()
-    sync.refresh_uuids(wanted.host, hypervisor, [wanted.uuid])
-    made = VirtualMachine.objects.select_related("host").get(host=wanted.host, uuid=wanted.uuid)
-    adoption.adopt(made, hypervisor, actor=wanted.job.actor, job=wanted.job, is_asked=True)
-    return VirtualMachine.objects.select_related("host").get(pk=made.pk)
+    return adoption.taken_in(wanted.host, wanted.uuid, hypervisor, job=wanted.job)
 
 
 def _made(wanted: _Import, xml: str, hypervisor: Hypervisor, progress: Progress, undo: ExitStack) -> str:

@@ -37,7 +37,7 @@ from inventory import events
 from inventory.errors import Conflict
 from inventory.jobs import Progress
 from inventory.models import Datastore, Job, VirtualMachine
-from inventory.services import connections, sync
+from inventory.services import connections
 from inventory.services.connections import Hypervisor, HypervisorError
 
 
@@ -70,9 +70,7 @@ def run_create_vm(job: Job, progress: Progress) -> None:
                 progress.step("defining the virtual machine")
                 hypervisor.define(xml)
                 undo.pop_all()
-        sync.refresh_uuids(store.host, hypervisor, [wanted.uuid])
-        made = VirtualMachine.objects.select_related("host").get(host=store.host, uuid=wanted.uuid)
-        adoption.adopt(made, hypervisor, actor=job.actor, job=job, is_asked=True)
+        made = adoption.taken_in(store.host, wanted.uuid, hypervisor, job=job)
     _finish(wanted, made)
 
 
