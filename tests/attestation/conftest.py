@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import pytest
 from django.contrib.auth.models import User
-from django.test import Client
 
 from attestation.models import HostAttestation, Verdict
 from attestation.services import enrolment, verifier_identity
@@ -30,19 +29,6 @@ def enrolled(agent: SimulatedAgent, host: Host, alice: User, sent: list[tuple[st
         reason="fingerprint compared on the console",
     )
     return HostAttestation.objects.get(host=host)
-
-
-@pytest.fixture
-def admin(client: Client, alice: User) -> Client:
-    client.force_login(alice)
-    return client
-
-
-@pytest.fixture
-def looker(charlie: User) -> Client:
-    found = Client()
-    found.force_login(charlie)
-    return found
 
 
 @pytest.fixture
