@@ -12,11 +12,9 @@ installation has it; with DATABASE_URL in the environment, that database, which 
 import argparse
 import json
 import multiprocessing
-import os
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +22,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 from uuid import UUID
+
+from tests.benchmarks.own_console import cpu_seconds, own_console, set_up
 
 BATCH = 25
 
@@ -35,21 +35,20 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bartizan-bench-") as folder:
-        os.environ["BARTIZAN_TEST_STATE"] = folder  # noqa: TID251  before the settings are read
-        _set_up()
-        _run(options.agents, options.boots, options.workers, options.rounds, Path(folder))
+    with own_console() as folder:
+        _without_broker()
+        _run(options.agents, options.boots, options.workers, options.rounds, folder)
 
 
-def _set_up() -> None:
-    """Also in each worker."""
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")  # noqa: TID251
-    import django
+def _set_up_worker() -> None:
+    set_up()
+    _without_broker()
 
-    django.setup()
+
+def _without_broker() -> None:
     import celery
 
-    mock.patch.object(celery.current_app, "send_task").start()  # no broker
+    mock.patch.object(celery.current_app, "send_task").start()
 
 
 def _run(agents: int, boots: int, workers: int, rounds: int, folder: Path) -> None:
@@ -71,15 +70,15 @@ def _run(agents: int, boots: int, workers: int, rounds: int, folder: Path) -> No
         first = Verdict.objects.get()
         assert first.status == VerdictStatus.PASSED, first.message
         references.trust_boot(verdict_id=first.pk, reason="benchmark", actor=SYSTEM)
-        with multiprocessing.get_context("spawn").Pool(workers, initializer=_set_up) as pool:
+        with multiprocessing.get_context("spawn").Pool(workers, initializer=_set_up_worker) as pool:
             pool.map(_attest, batches, chunksize=1)  # whole IMA lists, logs seen for the first time
             with CaptureQueriesContext(connection) as queries:
                 verifier.attest_hosts([UUID(each) for each in batches[0]], reason=VerdictReason.SCHEDULE)
             print(f"queries for {len(batches[0])} polls: {len(queries)}")
             for _ in range(rounds):
-                before, began = _cpu_seconds(process.pid), time.perf_counter()
+                before, began = cpu_seconds(process.pid), time.perf_counter()
                 of_workers = sum(pool.imap_unordered(_attest, batches))
-                took, of_agents = time.perf_counter() - began, _cpu_seconds(process.pid) - before
+                took, of_agents = time.perf_counter() - began, cpu_seconds(process.pid) - before
                 print(
                     f"{agents} polls by {workers} workers: {agents / took:7.1f} per second; CPU of a poll:"
                     f" {of_workers / agents * 1000:.2f} ms verifier, {of_agents / agents * 1000:.2f} ms simulated agent"
@@ -142,11 +141,6 @@ def _simulated(agents: int, boots: int, client_ca: Path) -> Iterator[tuple[subpr
         assert process.stdin is not None
         process.stdin.close()
         process.wait(30)
-
-
-def _cpu_seconds(pid: int) -> float:
-    fields = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

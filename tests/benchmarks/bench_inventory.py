@@ -6,28 +6,22 @@ The host is libvirt's own test driver with a generated file, the database SQLite
 """
 
 import argparse
-import os
 import resource
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
 from tests.benchmarks.domains import simulated_host
+from tests.benchmarks.own_console import own_console
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vms", type=int, default=10_000)
     count: int = parser.parse_args().vms
-    with tempfile.TemporaryDirectory(prefix="bartizan-bench-") as folder:
-        os.environ["BARTIZAN_TEST_STATE"] = folder  # noqa: TID251  before the settings are read
-        os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")  # noqa: TID251
-        import django
-
-        django.setup()
-        _run(count, Path(folder))
+    with own_console() as folder:
+        _run(count, folder)
 
 
 def _run(count: int, folder: Path) -> None:

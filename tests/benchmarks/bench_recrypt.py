@@ -10,10 +10,7 @@ process does not depend on what else the machine does meanwhile, rates do.
 """
 
 import argparse
-import os
 import resource
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +18,7 @@ from typing import Any
 from unittest import mock
 
 from tests.benchmarks.domains import simulated_host
+from tests.benchmarks.own_console import cpu_seconds, own_console
 
 # A label as the console gives it to a VM's key.
 ORDINARY = "vm vm-00001 00000000-0000-4000-8000-000000000001"
@@ -30,18 +28,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vms", type=int, default=1000)
     count: int = parser.parse_args().vms
-    # The key server runs as another user, who has to reach its files.
-    folder = Path(tempfile.mkdtemp(prefix="bartizan-bench-", dir="/var/tmp"))
-    folder.chmod(0o755)
-    try:
-        os.environ["BARTIZAN_TEST_STATE"] = str(folder)  # noqa: TID251  before the settings are read
-        os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")  # noqa: TID251
-        import django
-
-        django.setup()
+    with own_console() as folder:
         _run(count, folder)
-    finally:
-        shutil.rmtree(folder)
 
 
 def _run(count: int, folder: Path) -> None:
@@ -110,9 +98,9 @@ def _run(count: int, folder: Path) -> None:
             def alone() -> tuple[float, float, float]:
                 """Keys a second: one by one, in batches; and the server's CPU seconds for a key in a batch."""
                 slow = _rate(one_by_one, 200)
-                used = _cpu_seconds(server.process.pid)
+                used = cpu_seconds(server.process.pid)
                 quick = _rate(in_batches, 400)
-                return slow, quick, (_cpu_seconds(server.process.pid) - used) / 400
+                return slow, quick, (cpu_seconds(server.process.pid) - used) / 400
 
             before = alone()
             job = recrypt.recrypt_provider(cluster_id=provider.pk, actor=admin)
@@ -133,10 +121,10 @@ def _run(count: int, folder: Path) -> None:
                 return execute(*arguments)
 
             with mock.patch.object(Channel, "exchange", timed), connection.execute_wrapper(counted):
-                began, cpu, of_server = time.perf_counter(), time.process_time(), _cpu_seconds(server.process.pid)
+                began, cpu, of_server = time.perf_counter(), time.process_time(), cpu_seconds(server.process.pid)
                 jobs.run(str(job.pk), recrypt_many.run_recrypt_vms)
                 took, busy = time.perf_counter() - began, time.process_time() - cpu
-                of_server = _cpu_seconds(server.process.pid) - of_server
+                of_server = cpu_seconds(server.process.pid) - of_server
             after = alone()
         job.refresh_from_db()
         assert job.status == "succeeded", job.message
@@ -156,12 +144,6 @@ def _run(count: int, folder: Path) -> None:
     print(f"{'key server alone, one request in a message':<66} {count / slow:8.1f} s {slow:8.0f} a second")
     print(f"{'job : key server alone, the same messages':<66} {took / (count / quick):10.2f}")
     print(f"{'peak memory':<66} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:8.0f} MiB")
-
-
-def _cpu_seconds(pid: int) -> float:
-    """What a process has computed so far, in user and system mode (proc(5), stat, fields 14 and 15)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _rate(work: Callable[[int], None], count: int) -> float:

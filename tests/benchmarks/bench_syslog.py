@@ -7,9 +7,7 @@ its three threads, SQLite; the receivers run on the same machine and take their 
 """
 
 import argparse
-import os
 import resource
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -17,18 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.own_console import own_console
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=20_000)
     count: int = parser.parse_args().events
-    with tempfile.TemporaryDirectory(prefix="bartizan-bench-") as folder:
-        os.environ["BARTIZAN_TEST_STATE"] = folder  # noqa: TID251  before the settings are read
-        os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")  # noqa: TID251
-        import django
-
-        django.setup()
-        _run(count, Path(folder))
+    with own_console() as folder:
+        _run(count, folder)
 
 
 def _run(count: int, folder: Path) -> None:
