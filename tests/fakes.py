@@ -256,7 +256,7 @@ class FakeHypervisor:
         self._ask("create_file")
         self.files[path] = head.ljust(size, b"\0")
 
-    def overwrite_file(self, path: str, content: bytes) -> None:
+    def overwrite_file(self, path: str, content: bytes, *, offset: int = 0) -> None:
         self._ask("overwrite_file")
         self.files[path] = content + self.files[path][len(content) :]
 

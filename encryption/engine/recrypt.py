@@ -106,12 +106,6 @@ def _passphrase_refusals(current: CurrentVm) -> Iterable[Finding]:
             "would mark the VM as tainted",
             "shut it down; or choose new volume keys, which disks can get while it runs",
         )
-    elif not current.files_reachable:
-        yield Finding(
-            "files_not_reachable",
-            f"No worker of this console reaches the files of {current.name}, and keyslots are changed in place",
-            "choose new volume keys, which its host can give them; or run a worker on that host",
-        )
     if not _disks(current) and not current.is_nvram_encrypted:
         yield Finding(
             "nothing_to_recrypt",
@@ -125,11 +119,12 @@ def _passphrase_refusals(current: CurrentVm) -> Iterable[Finding]:
 def _passphrase_steps(current: CurrentVm) -> Iterable[Step]:
     yield _wrap("Draw a new data key for each LUKS image and keep it wrapped under the VM's key", How.KMS)
     names = [disk.target for disk in _disks(current)] + (["NVRAM"] if current.is_nvram_encrypted else [])
+    how = How.ENGINE if current.files_reachable else How.STORAGE_API
     for name in names:
-        yield Step(StepKind.ADD_KEYSLOT, name, How.ENGINE, f"Add a keyslot for the new passphrase to {name}")
+        yield Step(StepKind.ADD_KEYSLOT, name, how, f"Add a keyslot for the new passphrase to {name}")
     yield Step(StepKind.SWITCH_DEFINITION, "", How.LIBVIRT, "Switch the VM's definition to the new secrets")
     for name in names:
-        yield Step(StepKind.REMOVE_KEYSLOT, name, How.ENGINE, f"Destroy the keyslot of the old passphrase of {name}")
+        yield Step(StepKind.REMOVE_KEYSLOT, name, how, f"Destroy the keyslot of the old passphrase of {name}")
 
 
 def _passphrase_warnings(current: CurrentVm) -> Iterable[Finding]:
@@ -139,6 +134,13 @@ def _passphrase_warnings(current: CurrentVm) -> Iterable[Finding]:
         "data",
         "choose new volume keys if that may be so",
     )
+    if not current.files_reachable:
+        yield Finding(
+            "host_writes",
+            f"No worker reaches the files of {current.name}: the keyslots are written through its host, which cannot "
+            "be told to sync them; so the old ones are destroyed after a wait",
+            "run a worker on that host if this matters",
+        )
     if current.has_tpm and current.is_tpm_encrypted:
         yield Finding("vtpm_left_out", "The vTPM state has no keyslots and keeps its key", "choose new volume keys")
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Final
-from xml.sax.saxutils import escape
 
 from django.db import transaction
 
@@ -29,7 +28,7 @@ from inventory.errors import Conflict, Unavailable
 from inventory.jobs import Progress
 from inventory.models import Job, VirtualMachine
 from inventory.services.connections import Hypervisor, VmFacts
-from inventory.services.definitions import nvram_template
+from inventory.services.definitions import names_path, nvram_template
 
 DATA_KEY_BYTES: Final = 32
 _OF_PARTS: Final = [stage for stage in Stage if stage != Stage.DETACHED]
@@ -271,7 +270,7 @@ def drop_target(change: Change, row: WrappedSecret) -> None:
     encrypting = row.stage == Stage.ENCRYPTING
     if row.shares_image:
         if keyslots.may_be_added(row, change.job):
-            keyslots.take_back(row, change.facts)
+            keyslots.take_back(row, change.facts, change.files)
     elif row.purpose == Purpose.VTPM:
         destroying(change, partial(change.files.drop_staged_tpm_state, row))
     else:
@@ -305,7 +304,7 @@ def destroy_file(change: Change, path: str, *, wipe: bool = True) -> None:
 def _refuse_running(change: Change, path: str) -> None:
     """The worker sees QEMU's lock on a file that it reaches; on another host the running guest's definition tells."""
     live = change.hypervisor.live_definition(change.vm.uuid)
-    if live is not None and (f"'{escape(path)}'" in live or f">{escape(path)}<" in live):
+    if live is not None and names_path(live, path):
         raise Conflict("image_in_use", f"{change.vm} runs and uses {path}", hint="shut it down, then apply again")
 
 
@@ -323,7 +322,9 @@ def destroy_originals(change: Change) -> None:
         is_so = opens(change.facts, row)
         _check_switched(change, row, "" if row.shares_image else row.original, is_so=is_so)
         if row.shares_image:
-            keyslots.remove_replaced(row, change.facts)
+            if not change.files.are_reached:
+                _refuse_running(change, row.path)
+            keyslots.remove_replaced(row, change.facts, change.files, change.progress)
         elif row.purpose == Purpose.VTPM:
             destroying(change, partial(change.files.destroy_old_tpm_state, row))
         else:

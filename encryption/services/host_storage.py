@@ -27,11 +27,12 @@ from typing import Final
 from encryption.adapters.swtpm import SwtpmFailed
 from encryption.engine import convert, luks, qcow2, verify
 from encryption.engine.convert import Conversion
-from encryption.engine.image import Extent, ImageError, ShortImage, Source, whole_sectors
+from encryption.engine.image import ImageError, ShortImage, Source, whole_sectors
 from encryption.engine.secret import Secret
 from encryption.models import Purpose, Stage, WrappedSecret
 from encryption.services import host_vtpm, in_memory, space, vm_metadata
 from encryption.services.change import Change
+from encryption.services.host_file import HostFile
 from encryption.services.offline import refuse_qcow2, set_size
 from encryption.services.release import open_secrets, pass_gates
 from inventory.errors import Conflict
@@ -181,7 +182,7 @@ def _check(change: Change, row: WrappedSecret) -> None:
             f"{row}: {path} is no regular file",
             hint="only disks in regular files can be converted; give the real path",
         )
-    image = _HostFile(change.hypervisor, path, found.size)
+    image = HostFile(change.hypervisor, path, found.size)
     try:
         if row.stage == Stage.DECRYPTING or row.replaces is not None:
             payload = found.size - len(convert.read_prefix(image))
@@ -201,7 +202,7 @@ def _check(change: Change, row: WrappedSecret) -> None:
         )
 
 
-def _qcow2_size(row: WrappedSecret, image: "_HostFile") -> int:
+def _qcow2_size(row: WrappedSecret, image: HostFile) -> int:
     head = bytearray(min(qcow2.HEADER_BYTES, image.size))
     image.read(0, memoryview(head))
     found = qcow2.parse(bytes(head))
@@ -323,26 +324,5 @@ def _disk(hypervisor: Hypervisor, path: str, image_format: str) -> Source:
     found = hypervisor.file_facts(path)
     if found is None:
         raise ShortImage(f"{posixpath.basename(path)} is not there")
-    file = _HostFile(hypervisor, path, found.size)
+    file = HostFile(hypervisor, path, found.size)
     return qcow2.Disk(file) if image_format == "qcow2" else file
-
-
-class _HostFile:
-    """A file on a host, as a Source. Nobody can ask libvirt for its holes, so all of it counts as data."""
-
-    def __init__(self, hypervisor: Hypervisor, path: str, size: int) -> None:
-        self._hypervisor = hypervisor
-        self._path = path
-        self.size = size
-
-    def extent_at(self, offset: int) -> Extent:
-        return Extent(offset, self.size, hole=False)
-
-    def read(self, offset: int, into: memoryview) -> None:
-        found = self._hypervisor.read_file(self._path, offset=offset, length=len(into)) if into else b""
-        if len(found) != len(into):
-            raise ShortImage(f"image ends at byte {offset + len(found)}, {len(into) - len(found)} bytes too early")
-        into[:] = found
-
-    def forget(self, offset: int, n_bytes: int) -> None:
-        """Nothing: the host's memory is the host's."""

@@ -1,12 +1,19 @@
-"""Keyslots of an image that a worker reaches: a passphrase is added, or removed, and the volume key stays as it is.
+"""Keyslots of an image: a passphrase is added, or removed, and the volume key stays as it is.
 
 Order of writes: what is added has its key material on stable storage before the header names it; what is removed is
 out of the header before its key material is overwritten, and a removal that was cut short is completed by the next
 one. At every point of a crash the passphrase that is kept opens the image. QEMU is locked out meanwhile.
+
+Where no worker reaches the files, the same bytes are written through the storage API of the VM's host, each read back
+before the next (`HostFile`). libvirt offers no sync, so the old keyslots stay until the host's kernel has had the time
+to write the new ones. No lock is held there: a QEMU that starts meanwhile reads one header or the other, both good for
+the passphrase that its definition names, and never writes to either. No key goes to the host.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Final
 
 from encryption.adapters import image_files
 from encryption.adapters.image_files import ImageFileError
@@ -14,30 +21,35 @@ from encryption.engine import convert, luks
 from encryption.engine.image import ImageError, ImageFile
 from encryption.engine.secret import Secret
 from encryption.models import WrappedSecret
+from encryption.services.host_file import HostFile
+from encryption.services.part_files import PartFiles
 from encryption.services.parts import opens, path_in
 from encryption.services.release import open_secrets
 from inventory.errors import Conflict, Unavailable
 from inventory.jobs import Progress
 from inventory.models import Job
-from inventory.services.connections import VmFacts, reaches_files
+from inventory.services.connections import VmFacts
+
+# Linux writes what is dirty for 30 s (vm.dirty_expire_centisecs), and looks every 5 s. NOT known: how a host is tuned.
+_WRITE_BACK_SECONDS: Final = 40.0
 
 
 @contextmanager
-def added(rows: list[WrappedSecret], facts: VmFacts, progress: Progress) -> Iterator[None]:
+def added(rows: list[WrappedSecret], facts: VmFacts, files: PartFiles, progress: Progress) -> Iterator[None]:
     """Gives the image of each replaced secret a keyslot for the secret that replaces it; the definition is switched
-    inside. Until the block ends no VM can be started from those images. Can be repeated.
+    inside. Until the block ends no VM can be started from those images, where a worker reaches them. Can be repeated.
 
     Nothing is written before all is known to fit, and before the job's checkpoint says that it may have been.
     """
     keys = _passphrases(rows)
-    with _all_opened([(row, _path(_replaced(row), facts)) for row in rows]) as images:
+    with _all_opened([(row, _path(_replaced(row), facts)) for row in rows], files) as images:
         prefixes: list[bytes | None] = []
         for row, image in zip(rows, images, strict=True):
             with _named(row):
                 prefix = convert.read_prefix(image)
                 new = keys[row]
                 prefixes.append(None if _fits(prefix, new) else luks.add_passphrase(prefix, keys[_replaced(row)], new))
-        progress.checkpoint(keyslots=True)
+        progress.checkpoint(keyslots=True, keyslots_written_back=False)
         for row, image, written in zip(rows, images, prefixes, strict=True):
             with _named(row):
                 if written is not None:
@@ -53,23 +65,27 @@ def may_be_added(row: WrappedSecret, job: Job) -> bool:
     return begun is None or bool(begun.checkpoint.get("keyslots"))
 
 
-def remove_replaced(row: WrappedSecret, facts: VmFacts) -> None:
+def remove_replaced(row: WrappedSecret, facts: VmFacts, files: PartFiles, progress: Progress) -> None:
     """Destroys the keyslot of the replaced secret, once the definition names the new one. Can be repeated."""
-    _remove(row, _path(row, facts), gone=_replaced(row), kept=row)
+    if not files.are_reached and not progress.job.checkpoint.get("keyslots_written_back"):
+        progress.step(f"waiting until {files.host} has written the new keyslots to its storage")
+        time.sleep(_WRITE_BACK_SECONDS)
+        progress.checkpoint(keyslots_written_back=True)
+        progress.step("destroying the old keyslots")
+    _remove(row, _path(row, facts), files, gone=_replaced(row), kept=row)
 
 
-def take_back(row: WrappedSecret, facts: VmFacts) -> None:
+def take_back(row: WrappedSecret, facts: VmFacts, files: PartFiles) -> None:
     """Destroys the new keyslot: the image is as it was before `added`. An image that is gone has none."""
     old = _replaced(row)
     path = _path(old, facts)
-    if reaches_files(row.virtual_machine.host) and not image_files.exists(path):
-        return
-    _remove(row, path, gone=row, kept=old)
+    if files.exist(path):
+        _remove(row, path, files, gone=row, kept=old)
 
 
-def _remove(row: WrappedSecret, path: str, *, gone: WrappedSecret, kept: WrappedSecret) -> None:
+def _remove(row: WrappedSecret, path: str, files: PartFiles, *, gone: WrappedSecret, kept: WrappedSecret) -> None:
     keys = _passphrases([row])
-    with _all_opened([(row, path)]) as (image,), _named(row):
+    with _all_opened([(row, path)], files) as (image,), _named(row):
         prefix = convert.read_prefix(image)
         rest = luks.remove_passphrase(prefix, keys[gone], keys[kept])
         if rest != prefix:
@@ -97,21 +113,28 @@ def _path(row: WrappedSecret, facts: VmFacts) -> str:
 
 
 @contextmanager
-def _all_opened(places: list[tuple[WrappedSecret, str]]) -> Iterator[list[ImageFile]]:
-    """Images for reading and writing, with QEMU locked out."""
+def _all_opened(places: list[tuple[WrappedSecret, str]], files: PartFiles) -> Iterator[list[ImageFile | HostFile]]:
+    """Images for reading and writing; those that a worker reaches with QEMU locked out."""
     with ExitStack() as held:
-        yield [_opened(row, path, held) for row, path in places]
+        yield [_opened(row, path, files, held) for row, path in places]
 
 
-def _opened(row: WrappedSecret, path: str, held: ExitStack) -> ImageFile:
-    if not reaches_files(row.virtual_machine.host):
-        raise Conflict(
-            "files_not_reachable", f"no worker of this console reaches {path}", hint="run a worker on that host"
-        )
+def _opened(row: WrappedSecret, path: str, files: PartFiles, held: ExitStack) -> ImageFile | HostFile:
     with _named(row):
+        if not files.are_reached:
+            return _opened_on_host(path, files)
         file = held.enter_context(image_files.opened(path, write=True))
         image_files.lock_against_writers(file)
     return ImageFile(file)
+
+
+def _opened_on_host(path: str, files: PartFiles) -> HostFile:
+    found = files.hypervisor.file_facts(path)
+    if found is None:
+        raise image_files.FileMissing(f"there is no file {path}")
+    if not found.is_regular:
+        raise image_files.NotRegular(f"{path} is no regular file")
+    return HostFile(files.hypervisor, path, found.size)
 
 
 def _fits(prefix: bytes, passphrase: Secret) -> bool:
@@ -122,14 +145,14 @@ def _fits(prefix: bytes, passphrase: Secret) -> bool:
     return True
 
 
-def _write_added(image: ImageFile, prefix: bytes) -> None:
+def _write_added(image: ImageFile | HostFile, prefix: bytes) -> None:
     image.write(luks.HEADER_BYTES, memoryview(prefix)[luks.HEADER_BYTES :])
     image.sync()
     image.write(0, memoryview(prefix)[: luks.HEADER_BYTES])
     image.sync()
 
 
-def _write_removed(image: ImageFile, prefix: bytes) -> None:
+def _write_removed(image: ImageFile | HostFile, prefix: bytes) -> None:
     image.write(0, memoryview(prefix)[: luks.HEADER_BYTES])
     image.sync()
     image.write(luks.HEADER_BYTES, memoryview(prefix)[luks.HEADER_BYTES :])

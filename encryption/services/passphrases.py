@@ -73,7 +73,7 @@ def _switch_keyslots(change: Change) -> None:
     rows = change.rows(Stage.ENCRYPTING)
     if rows:
         change.progress.step("adding keyslots")
-        with keyslots.added(rows, change.facts, change.progress):
+        with keyslots.added(rows, change.facts, change.files, change.progress):
             change.look()
             if change.facts.power != "off":
                 raise Conflict(

@@ -316,9 +316,9 @@ class LibvirtHost:
         with self._asking(path):
             libvirt_files.create(self._connection, path, size=size, head=head, like=like)
 
-    def overwrite_file(self, path: str, content: bytes) -> None:
+    def overwrite_file(self, path: str, content: bytes, *, offset: int = 0) -> None:
         with self._asking(path):
-            libvirt_files.overwrite(self._connection, path, content)
+            libvirt_files.overwrite(self._connection, path, content, offset=offset)
 
     def file_facts(self, path: str) -> FileFacts | None:
         with self._asking(path):

@@ -61,10 +61,10 @@ def create(connection: libvirt.virConnect, path: str, *, size: int, head: bytes,
             raise
 
 
-def overwrite(connection: libvirt.virConnect, path: str, content: bytes) -> None:
+def overwrite(connection: libvirt.virConnect, path: str, content: bytes, *, offset: int = 0) -> None:
     """May raise libvirtError. NOT done: a sync; libvirt offers none."""
     with pool_of(connection, path) as pool:
-        _send(connection, _volume(pool, path), content)
+        _send(connection, _volume(pool, path), content, offset=offset)
 
 
 def facts(connection: libvirt.virConnect, path: str) -> FileFacts | None:
@@ -88,10 +88,10 @@ def facts(connection: libvirt.virConnect, path: str) -> FileFacts | None:
     return FileFacts(size=size, state=f"{size}.{written}", is_regular=kind == libvirt.VIR_STORAGE_VOL_FILE)
 
 
-def _send(connection: libvirt.virConnect, volume: libvirt.virStorageVol, content: bytes) -> None:
+def _send(connection: libvirt.virConnect, volume: libvirt.virStorageVol, content: bytes, *, offset: int = 0) -> None:
     stream = connection.newStream(0)
     try:
-        volume.upload(stream, 0, len(content), 0)
+        volume.upload(stream, offset, len(content), 0)
         sent = 0
         while sent < len(content):
             sent += stream.send(content[sent : sent + _CHUNK])

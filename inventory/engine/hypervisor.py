@@ -379,8 +379,9 @@ class Hypervisor(Protocol):
         """
         ...
 
-    def overwrite_file(self, path: str, content: bytes) -> None:
-        """Writes over the first bytes of a file that is there; its size stays."""
+    def overwrite_file(self, path: str, content: bytes, *, offset: int = 0) -> None:
+        """Writes over bytes of a file that is there, from `offset`, which leaves all others and, inside it, its size
+        as they are."""
         ...
 
     def file_facts(self, path: str) -> FileFacts | None:

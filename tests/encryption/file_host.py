@@ -172,9 +172,10 @@ class FileHost(FakeHypervisor):
             file.truncate(size)
 
     @override
-    def overwrite_file(self, path: str, content: bytes) -> None:
+    def overwrite_file(self, path: str, content: bytes, *, offset: int = 0) -> None:
         self._ask("overwrite_file")
         with Path(path).open("r+b") as file:
+            file.seek(offset)
             file.write(content)
 
     @override

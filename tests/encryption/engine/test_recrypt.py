@@ -81,7 +81,7 @@ def test_what_is_left_out_is_told() -> None:
         ({"has_key": False}, Way.KEY, ALL, ["not_encrypted"]),
         ({"is_running": True}, Way.PASSPHRASES, ALL, ["vm_running"]),
         ({"is_running": True, "files_reachable": False}, Way.PASSPHRASES, ALL, ["vm_running"]),
-        ({"files_reachable": False}, Way.PASSPHRASES, ALL, ["files_not_reachable"]),
+        ({"files_reachable": False}, Way.PASSPHRASES, ALL, []),
         ({"disks": (), "is_nvram_encrypted": False}, Way.PASSPHRASES, ALL, ["nothing_to_recrypt"]),
         ({"home_is_ours": False}, Way.PASSPHRASES, ALL, ["foreign_home"]),
         ({"snapshot_count": 2}, Way.PASSPHRASES, ALL, ["snapshots_present"]),
@@ -113,3 +113,11 @@ def test_a_host_whose_files_no_worker_reaches_copies_by_itself() -> None:
     (copied,) = [step for step in found.steps if step.target == "vda"]
     assert copied.how is How.STORAGE_API and "by its host" in copied.text
     assert "host_copies" in {finding.code for finding in found.warnings}
+
+
+def test_keyslots_are_written_through_a_host_whose_files_no_worker_reaches() -> None:
+    near, far = (recrypt.plan(replace(VM, files_reachable=reached), Way.PASSPHRASES, ALL) for reached in (True, False))
+    assert [step.text for step in near.steps] == [step.text for step in far.steps]
+    assert {step.how for step in near.steps if "KEYSLOT" in step.kind.name} == {How.ENGINE}
+    assert {step.how for step in far.steps if "KEYSLOT" in step.kind.name} == {How.STORAGE_API}
+    assert {finding.code for finding in far.warnings} - {finding.code for finding in near.warnings} == {"host_writes"}

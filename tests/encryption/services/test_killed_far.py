@@ -29,11 +29,13 @@ pytestmark = [pytest.mark.django_db, pytest.mark.slow, pytest.mark.usefixtures("
 
 # The small raw disk goes through the worker's memory, the qcow2 one is copied by its host.
 FAR_RAW, FAR_QCOW2 = replace(RAW, remote=True), replace(QCOW2, remote=True)
+FAR_DISK = replace(FAR_RAW, nvram=False, tpm=False)
 CASES = [
     pytest.param("encrypt", FAR_RAW, id="encrypt raw, NVRAM, vTPM"),
     pytest.param("encrypt", FAR_QCOW2, id="encrypt qcow2"),
     pytest.param("decrypt", FAR_RAW, id="decrypt raw, NVRAM, vTPM"),
     pytest.param("decrypt", FAR_QCOW2, id="decrypt qcow2"),
+    pytest.param("rotate", FAR_DISK, id="new passphrases"),
 ]
 
 

@@ -1,6 +1,7 @@
 """Rotation of LUKS passphrases: another keyslot, the same volume key, the same bytes behind the header."""
 
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,9 @@ from encryption.models import Stage, VmSecurity
 from encryption.services import keyslots, passphrases
 from inventory import jobs
 from inventory.errors import Conflict, Refused
-from inventory.models import Event, Host, Job, JobStatus
+from inventory.models import Event, Job, JobStatus
 from inventory.services import power
-from tests.encryption.file_host import MemoryKeyServer
+from tests.encryption.file_host import FileHost, MemoryKeyServer
 from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.services.effects import Killed
 from tests.encryption.services.test_deep_recrypt import finished, start, volume_keys
@@ -190,6 +191,69 @@ def test_started_before_the_old_keyslots_are_gone(
     assert not any(opens(path, passphrase) for path, passphrase in old.items())
 
 
+FAR = Shape((Disk("vda", "raw"), Disk("vdb", "qcow2")), remote=True)
+
+
+def test_through_the_host_where_no_worker_reaches_the_files(
+    make_world: MakeWorld, keys: MemoryKeyServer, quick_tpm: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(FAR)
+    world.succeed(world.all_disks())
+    before, old, kept, put = world.secrets, world.passphrases(), luks_parts(world), list(world.hypervisor.put)
+    waited: list[tuple[float, bool]] = []
+
+    def wait(seconds: float) -> None:
+        first = before["vda"]
+        waited.append((seconds, opens(first.path, old[first.secret_uuid])))
+
+    monkeypatch.setattr(keyslots, "_WRITE_BACK_SECONDS", 40.0)
+    monkeypatch.setattr(time, "sleep", wait)
+    finished(world, world.rotate())
+    assert waited == [(40.0, True)], "once, while the old keyslots are still there"
+    world.check_encrypted("vda", "vdb")
+    assert luks_parts(world) == kept
+    new = world.passphrases()
+    for part in ("vda", "vdb", "nvram"):
+        row = world.secrets[part]
+        assert opens(row.path, new[row.secret_uuid]) and not opens(row.path, old[before[part].secret_uuid])
+    assert world.hypervisor.put == put, "no key has gone to the host"
+
+
+def test_host_that_does_not_keep_what_it_is_sent(
+    make_world: MakeWorld, keys: MemoryKeyServer, quick_tpm: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(FAR)
+    world.succeed(world.all_disks())
+    with monkeypatch.context() as patch:
+        patch.setattr(FileHost, "overwrite_file", lambda *args, **kwargs: None)
+        refused(world, "image_unreadable")
+    finished(world, world.rotate())
+
+
+def test_vm_that_runs_again_on_such_a_host_keeps_its_old_keyslots_until_it_is_off(
+    make_world: MakeWorld, keys: MemoryKeyServer, quick_tpm: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(FAR)
+    world.succeed(world.all_disks())
+    old = {row.path: world.passphrases()[row.secret_uuid] for row in world.secrets.values() if row.target}
+
+    def killed(seconds: float) -> None:
+        raise Killed
+
+    job = world.rotate()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(time, "sleep", killed)
+        world.run(job)
+    Job.objects.filter(pk=job.pk).update(status=JobStatus.CANCELLED, claim=None)
+    start(world)
+    world.refuse(world.all_disks(), "image_in_use")
+    assert all(opens(path, passphrase) for path, passphrase in old.items())
+    world.hypervisor.power_off(world.uuid)
+    world.apply(world.all_disks())  # nothing but what is left
+    world.check_encrypted("vda", "vdb")
+    assert not any(opens(path, passphrase) for path, passphrase in old.items())
+
+
 def test_refused_before_a_job_begins(world: World, make_world: MakeWorld, charlie: User) -> None:
     plain, tpm_only = make_world(), make_world(Shape((Disk("vda", "raw"),), nvram=False))
     tpm_only.succeed(tpm_only.wish())
@@ -200,7 +264,3 @@ def test_refused_before_a_job_begins(world: World, make_world: MakeWorld, charli
     for nobody in (charlie, AnonymousUser()):
         with pytest.raises(Refused):
             passphrases.rotate_passphrases(vm_id=world.vm.pk, actor=nobody)
-    Host.objects.filter(pk=world.host.pk).update(uri="qemu+tls://far/system")
-    with pytest.raises(Conflict) as told:
-        world.rotate()
-    assert told.value.code == "files_not_reachable"

@@ -49,6 +49,19 @@ def test_a_sparse_file_goes_up_and_comes_back(host: LibvirtHost, folder: Path) -
     assert os.stat(path).st_mode & 0o777 == 0o600
 
 
+def test_bytes_in_the_middle_are_written_over_and_all_others_stay(host: LibvirtHost, folder: Path) -> None:
+    path, size = str(folder / "image"), 3 * 2**20
+    content, part = os.urandom(size), os.urandom(2**20 + 1)
+    host.upload(path, size=size, blocks=[(0, content)])
+    before = os.stat(path)
+    for offset, written in ((592, part), (0, part[:592])):
+        host.overwrite_file(path, written, offset=offset)
+        content = content[:offset] + written + content[offset + len(written) :]
+        assert b"".join(host.download(path)) == content
+    after = os.stat(path)
+    assert (after.st_ino, after.st_mode, after.st_uid) == (before.st_ino, before.st_mode, before.st_uid)
+
+
 def test_one_connection_reads_and_writes_at_once(host: LibvirtHost, folder: Path) -> None:
     content = os.urandom(3 * PIECE + 1)
     host.upload(str(folder / "a"), size=len(content), blocks=[(0, content)])
