@@ -3,7 +3,7 @@
 from django import forms
 
 from console.models import SyslogTarget
-from encryption.forms import PEM_ROWS
+from encryption.forms.kms import PEM_ROWS
 from encryption.services.certificates import MAX_PEM_CHARACTERS
 from inventory.forms import ClarityForm
 

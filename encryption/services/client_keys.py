@@ -134,7 +134,10 @@ def use_client_certificate(job: Job, progress: Progress) -> None:
             client_key_next_sealed=b"",
         )
         if not changed:
-            raise Conflict("staged_certificate_changed", f"{cluster}: another certificate was staged meanwhile")
+            raise Conflict(
+                "staged_certificate_changed", f"{cluster}: another certificate was staged meanwhile",
+                hint="look at the one that waits now, then put that into use",
+            )  # fmt: skip
         _record_installed(cluster, staged, job)
         ask_check(cluster.pk)
 

@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
-from encryption import forms
+from encryption.forms import kms as forms
 from encryption.services import adoption, certificates
 from encryption.services import key_providers as services
 from encryption.services import keys as key_services

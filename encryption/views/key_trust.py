@@ -7,7 +7,7 @@ from uuid import UUID
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 
-from encryption import forms
+from encryption.forms import kms as forms
 from encryption.services import key_providers, key_trust
 from encryption.views.kms_dialogs import act, confirm, form, page_of
 from inventory.authorize import authorize

@@ -8,7 +8,7 @@ from django.shortcuts import render
 from django.urls import reverse
 from django.views.decorators.http import require_safe
 
-from encryption import forms
+from encryption.forms import kms as forms
 from encryption.services import keys as services
 from encryption.services.key_providers import cluster
 from encryption.services.keys import MANAGE

@@ -8,7 +8,7 @@ from django.shortcuts import render
 from django.urls import reverse
 from django.views.decorators.http import require_safe
 
-from encryption import forms
+from encryption.forms.kms import CertificateForm
 from encryption.services import options, vtpm
 from encryption.services import vtpm_certificates as certificates
 from encryption.views.kms_dialogs import confirm, form
@@ -85,7 +85,7 @@ def replace(request: HttpRequest, vm_id: UUID, nv_index: int) -> HttpResponse:
         "certificate in its vTPM is replaced, and nobody checks who signed the new one."
     )
     return form(
-        request, forms.CertificateForm, submit, title="Replace EK certificate", button="Replace", text=text,
+        request, CertificateForm, submit, title="Replace EK certificate", button="Replace", text=text,
         back=_page(vm_id),
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from django.utils import timezone
 from console.models import SyslogTarget
 from inventory.models import Job
 from tests.browser.conftest import Console
-from tests.encryption.test_key_pages import CA, LEAF
+from tests.encryption.certificates import CA, LEAF
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 

@@ -10,7 +10,7 @@ from django.utils import timezone
 from encryption.models import Key, KmsCluster, KmsServer, Purpose, Stage, StoragePolicy, VmSecurity, WrappedSecret
 from inventory.models import Job
 from tests.browser.conftest import Console
-from tests.encryption.test_key_pages import CA, LEAF, fingerprint
+from tests.encryption.certificates import CA, LEAF, fingerprint
 from tests.sample import Sample
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]

@@ -18,7 +18,7 @@ from encryption.models import Key, KmsCluster, KmsServer, Purpose, Stage, Storag
 from encryption.services import certificates, recrypt
 from inventory.models import Disk, Event, Host, Job, PowerState, VirtualMachine
 from tests.api_client import caller
-from tests.encryption.test_key_pages import LEAF, LEAF_KEY
+from tests.encryption.certificates import LEAF, LEAF_KEY
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("sent")]
 NOBODY = UUID(int=7)

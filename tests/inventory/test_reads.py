@@ -8,7 +8,7 @@ from django.contrib.auth.models import AnonymousUser, User
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from inventory.errors import Invalid, Refused
+from inventory.errors import Refused
 from inventory.models import Cluster, Datastore, Disk, Firmware, Host, PowerState, TargetKind, VirtualMachine
 from inventory.services import search, tree
 from inventory.services.search import VmFilter
@@ -92,10 +92,6 @@ def test_list_filters_and_pages(host: Host, alice: User) -> None:
 
 def test_list_refuses(alice: User, charlie: User) -> None:
     assert search.virtual_machines(actor=charlie, wanted=VmFilter()).total == 0
-    with pytest.raises(Invalid):
-        search.virtual_machines(actor=alice, wanted=VmFilter(), sort="host__uri")
-    with pytest.raises(Invalid):
-        search.virtual_machines(actor=alice, wanted=VmFilter(), page_size=501)
     for read in (
         lambda: search.virtual_machines(actor=AnonymousUser(), wanted=VmFilter()),
         lambda: search.search(actor=AnonymousUser(), text="x"),

@@ -39,7 +39,7 @@ from inventory.models import (
     VirtualMachine,
 )
 from tests import sample
-from tests.encryption.test_key_pages import LEAF
+from tests.encryption.certificates import LEAF
 
 SECRET = "planted"  # in every name below the foreign data center
 

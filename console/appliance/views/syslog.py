@@ -12,7 +12,7 @@ from console.appliance import forms
 from console.appliance.services import syslog_targets as services
 from console.appliance.views.sections import all_sections
 from console.models import SyslogTarget
-from encryption.forms import ClientKeyForm
+from encryption.forms.kms import ClientKeyForm
 from inventory.authorize import authorize, may
 from inventory.forms import ConfirmForm
 from inventory.views.dialogs import dialog

@@ -20,7 +20,7 @@ from inventory import alarms
 from inventory.models import Alarm, Event, Job, Severity
 from inventory.services import event_chain
 from tests.api_client import Caller, caller
-from tests.encryption.test_key_pages import CA, CA_KEY, LEAF, LEAF_KEY, NOW, certificate, fingerprint, private
+from tests.encryption.certificates import CA, CA_KEY, LEAF, LEAF_KEY, NOW, certificate, fingerprint, private
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("sent")]
 PATH = "/syslog-targets"

@@ -16,7 +16,7 @@ from encryption.engine import transport
 from encryption.engine.key_server import NotPermitted
 from encryption.engine.secret import Secret
 from encryption.models import ClientKeyUpload, KmsCluster, KmsServer, Purpose, TransportKey, WrappedSecret
-from encryption.services import client_keys, key_access, key_providers, key_trust, kms_health
+from encryption.services import certificates, client_keys, key_access, key_providers, key_trust, kms_health
 from inventory.models import Cluster, Event, Job, JobStatus
 from lab import kms
 from lab.pki import Authority, Issued
@@ -190,6 +190,9 @@ def test_what_was_put_in_the_uploads_place_is_checked_again(
         assert (job.status, job.error_code) == (JobStatus.FAILED, code)
         assert not ClientKeyUpload.objects.exists()
     assert KmsCluster.objects.get().client_certificate_pem == ""
+    long = uploaded(provider, issued, alice)
+    ClientKeyUpload.objects.update(certificate_pem="x" * (certificates.MAX_PEM_CHARACTERS + 1))
+    assert run(long, client_keys.take_client_key).error_code == "certificate_too_long"
     gone = uploaded(provider, issued, alice)
     ClientKeyUpload.objects.all().delete()
     assert run(gone, client_keys.take_client_key).error_code == "upload_gone"

@@ -19,10 +19,9 @@ from encryption import tasks as encryption_tasks
 from encryption.adapters import image_files, qemu_img
 from encryption.engine import bundle, luks, metadata
 from encryption.engine.secret import Secret
-from encryption.models import KmsCluster, Leftover, StoragePolicy, WrappedSecret
-from encryption.services import boot_variables, leftover_files, leftovers
+from encryption.models import StoragePolicy, WrappedSecret
+from encryption.services import boot_variables
 from encryption.services import change as changes
-from inventory import jobs
 from inventory import tasks as inventory_tasks
 from inventory.engine.abilities import HostAbilities
 from inventory.engine.hypervisor import OperationRefused, Power
@@ -367,65 +366,3 @@ def test_a_disk_that_cannot_be_made(
 
 def _unwritable(*_: object) -> None:
     raise qemu_img.QemuImgFailed("could not create: Input/output error")
-
-
-# Keys and leftovers
-
-
-Keyed = Callable[[MemoryKeyServer, pytest.MonkeyPatch], None]
-
-
-def several(keys: MemoryKeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    for _ in range(2):
-        keys.create_key(name="wanted")
-
-
-def unfit(keys: MemoryKeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    key_id = keys.create_key(name="wanted")
-    found = replace(keys.attributes(key_id), length_bits=128)
-    monkeypatch.setattr(keys, "attributes", lambda _: found)
-
-
-def none(keys: MemoryKeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing there."""
-
-
-@pytest.mark.parametrize(
-    ("spoil", "code"), [(several, "key_name_ambiguous"), (unfit, "key_unfit"), (none, "kms_key_not_found")]
-)
-def test_existing_key(
-    admin: Client,
-    make_world: MakeWorld,
-    keys: MemoryKeyServer,
-    monkeypatch: pytest.MonkeyPatch,
-    spoil: Keyed,
-    code: str,
-) -> None:
-    spoil(keys, monkeypatch)
-    url = reverse("encryption:kms-adopt-key", args=[KmsCluster.objects.get().pk])
-    assert refused(admin, make_world(HOME), url, {"wanted": "wanted"}) == code
-
-
-@pytest.mark.parametrize("code", ["leftover_changed", "file_not_destroyed"])
-def test_leftover(
-    admin: Client, make_world: MakeWorld, keys: MemoryKeyServer, monkeypatch: pytest.MonkeyPatch, code: str
-) -> None:
-    world = make_world(RAW)
-    world.succeed(world.all_disks())
-    world.hypervisor.pools = [replace(world.hypervisor.pools[0], path=str(world.folder))]
-    sync.sync_host(world.host, world.hypervisor)
-    path = world.folder / "vda.raw"
-    path.write_bytes(b"\x33\xc0".ljust(510, b"\0") + b"\x55\xaa" + b"plain content")
-    job = leftovers.find_leftovers(host_id=world.host.pk, actor=world.actor)
-    jobs.run(str(job.pk), leftover_files.run_find_leftovers)
-    row = Leftover.objects.get(path=str(path))
-    if code == "leftover_changed":
-        path.write_bytes(b"another file")
-    else:
-        monkeypatch.setattr(image_files, "destroy", _held)
-    assert refused(admin, world, reverse("encryption:destroy-leftover", args=[row.pk]), {"confirm": row.name}) == code
-    assert path.exists()
-
-
-def _held(path: str) -> None:
-    raise image_files.InUse(f"{path} is in use")

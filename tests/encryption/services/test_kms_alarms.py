@@ -13,9 +13,9 @@ from encryption.services.locks import Failure
 from inventory.authorize import SYSTEM
 from inventory.errors import Unavailable
 from inventory.models import Alarm, Event, TargetKind
+from tests.encryption.certificates import LEAF
 from tests.encryption.file_host import MemoryKeyServer
 from tests.encryption.services.conftest import MakeWorld
-from tests.encryption.test_key_pages import LEAF
 from tests.encryption.world import provider
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("sent")]
