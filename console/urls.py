@@ -21,6 +21,7 @@ urlpatterns = [
     path("tasks/<uuid:job_id>/cancel/", views.cancel_task, name="cancel-task"),
     path("events/", events.index, name="events"),
     path("events/export/", events.export, name="export-events"),
+    path("events/checkpoints/sign/", events.sign, name="sign-checkpoint"),
     path("alarms/", alarms.index, name="alarms"),
     path("alarms/<uuid:alarm_id>/acknowledge/", alarms.acknowledge, name="acknowledge-alarm"),
     path("approvals/", approvals.index, name="approvals"),

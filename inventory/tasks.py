@@ -66,6 +66,11 @@ def sign_checkpoint() -> None:
     checkpoints.sign_if_due()
 
 
+@shared_task(name="inventory.sign_checkpoint_now")
+def sign_checkpoint_now() -> None:
+    checkpoints.sign_asked()
+
+
 @shared_task(name="inventory.prune")
 def prune() -> None:
     housekeeping.prune_jobs()

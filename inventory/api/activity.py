@@ -9,9 +9,19 @@ from ninja import Query, Router, Schema
 from pydantic import Field
 
 from inventory.api.frame import PageQuery, Text, actor_of, page_of, streamed
-from inventory.api.schemas import AlarmOut, AlarmPage, ChildrenOut, EventOut, EventPage, HitOut, JobOut, JobPage
+from inventory.api.schemas import (
+    AlarmOut,
+    AlarmPage,
+    CheckpointOut,
+    ChildrenOut,
+    EventOut,
+    EventPage,
+    HitOut,
+    JobOut,
+    JobPage,
+)
 from inventory.models import JobStatus, Outcome, Severity, TargetKind
-from inventory.services import activity, alarms, approvals, audit_key, event_history, search, tree
+from inventory.services import activity, alarms, approvals, audit_key, checkpoints, event_history, search, tree
 from inventory.services.event_history import EventFilter, Format
 
 router = Router()
@@ -101,6 +111,20 @@ def export_events(request: HttpRequest, query: Query[ExportQuery]) -> StreamingH
 @router.get("/events/{int:event_id}", response=EventOut, tags=["Events"])
 def get_event(request: HttpRequest, event_id: Annotated[int, Field(le=MAX_ID)]) -> EventOut:
     return EventOut.of(event_history.event(event_id=event_id, actor=actor_of(request)))
+
+
+@router.get("/checkpoints", response=list[CheckpointOut], tags=["Events"])
+def list_checkpoints(
+    request: HttpRequest, limit: Annotated[int, Field(ge=1, le=checkpoints.MOST_SHOWN)] = checkpoints.SHOWN
+) -> list[CheckpointOut]:
+    """The newest first. Keep them elsewhere: `./bartizan manage verify-events --checkpoint FILE`."""
+    return [CheckpointOut.of(one) for one in checkpoints.latest(actor=actor_of(request), limit=limit)]
+
+
+@router.post("/checkpoints", response={204: None}, tags=["Events"])
+def sign_checkpoint(request: HttpRequest) -> None:
+    """A worker signs the history now; the event `audit.checkpoint` follows, or `audit.checkpoint_failed`."""
+    checkpoints.request_checkpoint(actor=actor_of(request))
 
 
 @router.get("/audit-key", response={200: str}, tags=["Events"])

@@ -27,6 +27,7 @@ from inventory.models import (
     TargetKind,
     VirtualMachine,
 )
+from inventory.services.checkpoints import Signed
 
 Name = Annotated[str, Field(max_length=120)]
 Uri = Annotated[str, Field(max_length=500)]
@@ -303,6 +304,22 @@ class EventOut(Schema):
         return cls.model_validate(
             {name: getattr(row, name) for name in cls.model_fields if name != "target"} | {"target": Target.of(row)}
         )
+
+
+class CheckpointOut(Schema):
+    """A signature over the history: `events` of them, of which the last has `digest`. `text` is what to keep elsewhere;
+    `key` is the fingerprint of the key that signed."""
+
+    at: datetime
+    events: int
+    digest: str
+    key: str
+    text: str
+
+    @classmethod
+    def of(cls, row: Signed) -> Self:
+        one = row.checkpoint
+        return cls(at=row.at, events=one.sequence, digest=one.digest, key=one.key, text=one.text)
 
 
 class AlarmOut(Schema):

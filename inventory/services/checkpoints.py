@@ -5,25 +5,79 @@ can rebuild the chain but not the signatures; somebody who removes the checkpoin
 elsewhere (services/verification.py).
 """
 
+import logging
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from celery import current_app
 from django.db import transaction
 from django.utils import timezone
+from kombu.exceptions import OperationalError
 
 from inventory import events
-from inventory.authorize import SYSTEM, Actor, authorize
-from inventory.engine.checkpoint import Checkpoint
+from inventory.authorize import SYSTEM, VIEW, Actor, authorize, visible_targets
+from inventory.engine.checkpoint import Checkpoint, find_all
 from inventory.engine.event_chain import START, Damage, Finding, Verifier
+from inventory.errors import ServiceError, Unavailable
 from inventory.models import Event, EventChain, Outcome, Severity
 from inventory.services import audit_key
 from inventory.services.event_chain import recorded, seal
 
+log = logging.getLogger(__name__)
+
 SIGN: Final = "inventory.sign_events"
+TASK: Final = "inventory.sign_checkpoint_now"
 KIND: Final = "audit.checkpoint"
 EVERY_EVENTS: Final = 1000
 EVERY: Final = timedelta(minutes=10)
 CHUNK: Final = 2000
+SHOWN: Final = 5
+MOST_SHOWN: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A checkpoint as the history has it. Whether its signature holds is not looked at; `verification.verify` does."""
+
+    at: datetime
+    checkpoint: Checkpoint
+
+
+def latest(*, actor: Actor, limit: int = SHOWN) -> tuple[Signed, ...]:
+    """The newest first, at most `limit` (1 to 100), for those who see the console's own events. What stands in an event
+    of that kind and is none is left out."""
+    authorize(actor, VIEW)
+    rows = visible_targets(Event.objects.filter(kind=KIND), actor).order_by("-id")[: max(1, min(limit, MOST_SHOWN))]
+    return tuple(Signed(row.time, one) for row in rows for one in find_all(row.message)[:1])
+
+
+def request_checkpoint(*, actor: Actor) -> None:
+    """Has a worker sign now; `audit.checkpoint` or `audit.checkpoint_failed` follows in the history.
+
+    Raises Unavailable `broker_unreachable`.
+    """
+    authorize(actor, SIGN)
+    events.record("audit.checkpoint_requested", "A checkpoint of the history was asked for", target=None, actor=actor)
+    try:
+        current_app.send_task(TASK, args=[], queue="control", retry=False)
+    except (OSError, OperationalError) as exc:
+        log.warning("the broker did not take the wish for a checkpoint (%s)", type(exc).__name__)
+        raise Unavailable(
+            "broker_unreachable", "no worker can be asked for a checkpoint: the broker does not answer",
+            hint="see /readyz; when it is back, a worker signs by itself within ten minutes",
+        ) from exc  # fmt: skip
+
+
+def sign_asked() -> None:
+    """Worker side of `request_checkpoint`: what keeps it from signing becomes an event."""
+    try:
+        sign(actor=SYSTEM)
+    except ServiceError as exc:
+        events.record(
+            "audit.checkpoint_failed", f"No checkpoint of the history was signed: {exc}", target=None, actor=SYSTEM,
+            severity=Severity.ERROR, code=exc.code,
+        )  # fmt: skip
 
 
 def sign_if_due(now: datetime | None = None) -> bool:

@@ -1,18 +1,22 @@
 """The history of the whole inventory: filtered, paged, exported."""
 
+from typing import Any
 from urllib.parse import urlencode
 
 from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render
+from django.urls import reverse
 from django.views.decorators.http import require_safe
 
 from inventory.api.frame import streamed
+from inventory.authorize import authorize, may
 from inventory.errors import Invalid
-from inventory.forms import EventFilterForm
-from inventory.services import event_history
+from inventory.forms import ConfirmForm, EventFilterForm
+from inventory.services import checkpoints, event_history
 from inventory.services.event_history import EventFilter, Format
 from inventory.services.listings import Paging
+from inventory.views.dialogs import dialog
 
 PAGE_SIZE = 50
 
@@ -32,6 +36,8 @@ def index(request: HttpRequest) -> HttpResponse:
         "page": Paginator(range(found.total), PAGE_SIZE).page(found.number),
         "query": urlencode(form.given()),
         "seal": event_history.seal_state(actor=request.user),
+        "checkpoints": checkpoints.latest(actor=request.user),
+        "may_sign": may(request.user, checkpoints.SIGN),
     }
     return render(request, "inventory/events.html", context, status=200 if is_valid else 422)
 
@@ -45,3 +51,15 @@ def export(request: HttpRequest) -> HttpResponseBase:
     if wanted not in set(Format):
         raise Invalid("format_unknown", f"there is no format {wanted[:20]!r}", hint="csv or jsonl")
     return streamed(event_history.export_events(actor=request.user, wanted=form.wanted(), form=Format(wanted)))
+
+
+def sign(request: HttpRequest) -> HttpResponse:
+    """A worker signs; the page shows what came of it."""
+    authorize(request.user, checkpoints.SIGN)
+
+    def submit(_: dict[str, Any]) -> str:
+        checkpoints.request_checkpoint(actor=request.user)
+        return reverse("events")
+
+    context = {"title": "Sign checkpoint", "button": "Sign", "back": reverse("events")}
+    return dialog(request, template="inventory/sign_checkpoint.html", form=ConfirmForm, submit=submit, context=context)

@@ -216,6 +216,7 @@ def test_the_reference_page_holds_every_route_and_loads_nothing_from_elsewhere(a
 # counterpart for a reason that is given.
 ROUTES_OF_VIEWS = {
     "cancel-task": "cancel_job",
+    "sign-checkpoint": "sign_checkpoint",
     "add-role": "assign_role",
     "approve-task": "approve_job",
     "switch-two-person-rule": "switch_two_person_rule_on",  # and switch_two_person_rule_off

@@ -13,14 +13,17 @@ from django.http import StreamingHttpResponse
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
-from pytest_django import DjangoAssertNumQueries
+from kombu.exceptions import OperationalError
+from pytest_django import DjangoAssertNumQueries, Settings
 
 from inventory import events, jobs
 from inventory.authorize import SYSTEM
+from inventory.engine.checkpoint import find_all
 from inventory.engine.event_chain import START, digest
 from inventory.models import Event, Host, Outcome, RoleAssignment, Severity
 from inventory.services import checkpoints, event_history
 from inventory.services.event_chain import recorded
+from inventory.tasks import sign_checkpoint_now
 from tests.api_client import Answer, caller
 
 pytestmark = pytest.mark.django_db
@@ -196,3 +199,52 @@ def test_the_page_says_how_far_it_is_sealed_and_signed(admin: Client, alice: Use
     assert api.get("/audit-key").text.startswith("-----BEGIN PUBLIC KEY-----")
     row = api.get("/events", kind="audit.key_made").body["items"][0]
     assert row["sequence"] and len(row["digest"]) == 64 and row["outcome"] == "success"
+
+
+def test_a_checkpoint_is_asked_for_signed_by_a_worker_and_listed(
+    admin: Client, alice: User, sent: list[tuple[str, list[str], str]]
+) -> None:
+    address = reverse("sign-checkpoint")
+    assert address in admin.get(reverse("events")).content.decode()
+    assert admin.post(address).headers["Location"] == reverse("events")
+    assert sent == [("inventory.sign_checkpoint_now", [], "control")], "the web process has no key to sign with"
+    assert Event.objects.get(kind="audit.checkpoint_requested").actor == "alice"
+    sign_checkpoint_now()
+    listed = caller(alice).get("/checkpoints").body
+    assert [one["events"] for one in listed] == [2], "the wish, and the making of the key"
+    assert Event.objects.get(sequence=2).digest == listed[0]["digest"] and find_all(listed[0]["text"])
+    page = admin.get(reverse("events")).content.decode()
+    assert listed[0]["digest"] in page and listed[0]["key"] in page
+    assert caller(alice)("POST", "/checkpoints").status == 204
+    assert len(sent) == 2
+
+
+def test_who_may_not_sign_and_who_may_not_see_checkpoints(
+    looker: Client, charlie: User, host: Host, sent: list[object]
+) -> None:
+    checkpoints.sign(actor=SYSTEM)
+    page = looker.get(reverse("events")).content.decode()
+    assert "Latest checkpoints" in page and reverse("sign-checkpoint") not in page
+    assert looker.get(reverse("sign-checkpoint")).status_code == looker.post(reverse("sign-checkpoint")).status_code
+    assert looker.post(reverse("sign-checkpoint")).status_code == 403
+    assert caller(charlie)("POST", "/checkpoints").code == "not_permitted" and not sent
+    RoleAssignment.objects.filter(user=charlie).update(cluster=host.cluster)
+    assert "Latest checkpoints" not in looker.get(reverse("events")).content.decode()
+    assert caller(charlie).get("/checkpoints").body == []
+
+
+def test_no_broker_and_no_key(
+    admin: Client, alice: User, monkeypatch: pytest.MonkeyPatch, settings: Settings, sent: list[object]
+) -> None:
+    settings.CONSOLE_KEY = ""
+    sign_checkpoint_now()
+    told = Event.objects.get(kind="audit.checkpoint_failed")
+    assert (told.reason, told.severity, told.outcome) == ("console_key_missing", "error", "failure")
+
+    def away(*_: object, **__: object) -> None:
+        raise OperationalError
+
+    monkeypatch.setattr("celery.current_app.send_task", away)
+    answer = admin.post(reverse("sign-checkpoint"))
+    assert answer.status_code == 503 and b"the broker does not answer" in answer.content
+    assert caller(alice)("POST", "/checkpoints").code == "broker_unreachable"
