@@ -187,9 +187,11 @@ def run_detach_disk(job: Job, progress: Progress) -> None:
 def run_destroy_disk(job: Job, progress: Progress) -> None:
     """The work of `encryption.destroy_disk`: the image, then the key. Refused where any definition has it."""
     vm = vm_of(job.target_id)
-    row = WrappedSecret.objects.filter(pk=job.params["secret"], stage=Stage.DETACHED).first()
+    row = WrappedSecret.objects.filter(pk=job.params["secret"]).first()
     if row is None:
         return  # an earlier run of this job has done it
+    if row.stage != Stage.DETACHED:
+        raise Conflict("disk_in_use", f"{row.path} is no detached disk of {vm} any more", hint="look at its hard disks")
     progress.step("destroying the detached disk")
     with connections.open_host(vm.host) as hypervisor:
         _refuse_used(vm, hypervisor, row.path)

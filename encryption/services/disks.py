@@ -150,7 +150,7 @@ def destroy_detached_disk(*, secret_uuid: UUID, confirm: str, actor: Actor) -> J
     if confirm.strip() != posixpath.basename(row.path):
         raise Invalid("confirmation_mismatch", f"that is not the name of {row.path}", hint="type it as it is shown")
     return _start(DESTROY, vm, actor, f"Destruction of {row.path}, detached from {vm}, requested",
-                  {"secret": str(row.secret_uuid)})  # fmt: skip
+                  {"secret": str(row.secret_uuid)}, rule=DESTROY.name)  # fmt: skip
 
 
 def detached_disk(*, secret_uuid: UUID, actor: Actor) -> WrappedSecret:
@@ -162,8 +162,10 @@ def detached_disk(*, secret_uuid: UUID, actor: Actor) -> WrappedSecret:
     return found
 
 
-def _start(kind: jobs.JobKind, vm: VirtualMachine, actor: Actor, text: str, params: dict[str, Any]) -> Job:
-    job = jobs.start(kind, target=vm, actor=actor, params=params)
+def _start(
+    kind: jobs.JobKind, vm: VirtualMachine, actor: Actor, text: str, params: dict[str, Any], rule: str = ""
+) -> Job:
+    job = jobs.start(kind, target=vm, actor=actor, params=params, rule=rule, right=kind.name)
     events.record(f"vm.{kind.name.partition('.')[2]}_requested", text, target=vm, actor=actor, job=job)
     return job
 

@@ -84,7 +84,8 @@ def adopt(*, cluster_id: UUID, wanted: str, actor: Actor) -> Job:
 
 @transaction.atomic
 def revoke(*, key_id: UUID, reason: str, actor: Actor) -> Job:
-    """Out of use at the KMS, for good. `reason` is one of REASONS."""
+    """Out of use at the KMS, for good: as good as destroyed, so the same two-person rule holds. `reason` is one of
+    REASONS."""
     authorize(actor, MANAGE)
     found = key(key_id, actor=actor)
     if reason not in REASONS:
@@ -93,7 +94,8 @@ def revoke(*, key_id: UUID, reason: str, actor: Actor) -> Job:
         refuse_in_use(found)
     if found.state in ENDED:
         raise Conflict("key_ended", f"key {found} is {found.get_state_display().lower()}")
-    return jobs.start(REVOKE, target=found.cluster, actor=actor, params={"key": str(found.pk), "reason": reason})
+    params = {"key": str(found.pk), "reason": reason}
+    return jobs.start(REVOKE, target=found.cluster, actor=actor, params=params, rule=DESTROY.name, right=MANAGE)
 
 
 @transaction.atomic

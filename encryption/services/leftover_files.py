@@ -18,7 +18,7 @@ from encryption.engine import leftovers as engine
 from encryption.engine.leftovers import HEAD_BYTES, FoundFile, KnownVm
 from encryption.models import Leftover, Purpose, Stage, WrappedSecret
 from encryption.services import exposure
-from encryption.services.leftovers import review_alarm
+from encryption.services.leftovers import refuse_kept, review_alarm
 from inventory import events
 from inventory.errors import Conflict, NotFound
 from inventory.jobs import Progress
@@ -178,6 +178,7 @@ def run_destroy_leftover(job: Job, progress: Progress) -> None:
     row = Leftover.objects.select_related("host", "virtual_machine").filter(pk=job.params["leftover"]).first()
     if row is None:
         return  # destroyed by an earlier run of this job, or found to be gone
+    refuse_kept(row)
     progress.step("looking at the file again")
     with connections.open_host(host) as hypervisor:
         size = hypervisor.file_size(row.path)

@@ -23,6 +23,8 @@ from inventory.services.listings import FIRST, Listing, Paging, listed
 FIND: Final = jobs.register(jobs.JobKind("encryption.find_leftovers", "Find leftovers", queue="crypto"))
 DESTROY: Final = jobs.register(jobs.JobKind("encryption.destroy_leftover", "Destroy leftover", queue="crypto"))
 KEEP: Final = "encryption.keep_leftover"
+DESTROY_DATA: Final = "encryption.destroy_disk"
+"""The two-person rule that holds for detached disks holds for these files, too."""
 ALARM: Final = "host.plaintext_leftovers"
 MOST_REASON: Final = 300
 _SHOWN: Final = 10
@@ -97,22 +99,28 @@ def destroy_leftover(*, leftover_id: UUID, confirm: str, actor: Actor) -> Job:
             f"{found.path} is the backing file of a disk in use",
             hint="flatten that disk (virsh blockpull), then look for leftovers again",
         )
+    refuse_kept(found)
+    if found.host.state != Host.State.CONNECTED:
+        raise Conflict("host_disconnected", f"{found.host} is not connected", hint="connect the host first")
+    if confirm.strip() != found.name:
+        raise Invalid("confirmation_mismatch", f"that is not the name of {found.path}", hint="type it as it is shown")
+    params = {"leftover": str(found.pk)}
+    job = jobs.start(DESTROY, target=found.host, actor=actor, params=params, rule=DESTROY_DATA, right=DESTROY.name)
+    events.record(
+        "leftover.destroy_requested", f"Destruction of {found.path} on {found.host} requested", target=found.host,
+        actor=actor, job=job, path=found.path,
+    )  # fmt: skip
+    return job
+
+
+def refuse_kept(found: Leftover) -> None:
+    """Raises Conflict `leftover_kept`."""
     if found.kept_at is not None:
         raise Conflict(
             "leftover_kept",
             f"{found.path} is kept by {found.kept_by}: {found.kept_reason}",
             hint="agree with them; a file that was deleted by hand leaves the list by itself",
         )
-    if found.host.state != Host.State.CONNECTED:
-        raise Conflict("host_disconnected", f"{found.host} is not connected", hint="connect the host first")
-    if confirm.strip() != found.name:
-        raise Invalid("confirmation_mismatch", f"that is not the name of {found.path}", hint="type it as it is shown")
-    job = jobs.start(DESTROY, target=found.host, actor=actor, params={"leftover": str(found.pk)})
-    events.record(
-        "leftover.destroy_requested", f"Destruction of {found.path} on {found.host} requested", target=found.host,
-        actor=actor, job=job, path=found.path,
-    )  # fmt: skip
-    return job
 
 
 @transaction.atomic

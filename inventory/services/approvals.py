@@ -30,7 +30,8 @@ LASTS: Final = timedelta(days=7)
 # Sorts of operations, by the name under which their services ask `jobs.needs_second_person`.
 RULES: Final = {
     "encryption.decrypt_vm": "Decrypting VMs and disks, removing vTPMs",
-    "encryption.destroy_key": "Destroying keys at the key provider",
+    "encryption.destroy_key": "Revoking and destroying keys at the key provider",
+    "encryption.destroy_disk": "Destroying detached disks, and leftover files of encrypted VMs",
     "attestation.edit_references": "Changing reference values of hosts",
 }
 events.register_target(TwoPersonRule, TargetKind.CONSOLE)

@@ -9,6 +9,7 @@ from django.urls import reverse
 
 from encryption.models import DiskPolicy, Key, KmsCluster, Purpose, Stage, StoragePolicy, VmSecurity, WrappedSecret
 from inventory.models import Datastore, Host, Job, PowerState, VirtualMachine
+from inventory.services import approvals
 from tests.api_client import Caller, caller
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("sent")]
@@ -185,6 +186,16 @@ def test_attach_refused_on_an_encrypted_vm(admin: Client, alice: User, protected
 
 def test_detach_of_what_is_not_there(admin: Client, alice: User, vm: VirtualMachine) -> None:
     assert post(admin, caller(alice), vm, "detach", {"target": "vdx"}) == (409, 409, "disk_unknown")
+
+
+def test_where_two_are_needed_a_destruction_waits(admin: Client, alice: User, protected: VirtualMachine) -> None:
+    approvals.switch_on(action="encryption.destroy_disk", actor=alice)
+    row = WrappedSecret.objects.get(stage=Stage.DETACHED)
+    assert admin.post(url("destroy-disk", row.pk), {"confirm": "vdb.luks"}).status_code == 302
+    job = Job.objects.get()
+    assert (job.status, job.approval_right) == ("waiting", "encryption.destroy_disk")
+    answer = caller(alice).post(f"/detached-disks/{row.pk}/destroy", {"confirm": "vdb.luks"})
+    assert (answer.status, answer.code) == (409, "approval_pending")
 
 
 def test_destroy_detached(admin: Client, alice: User, protected: VirtualMachine) -> None:

@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from encryption.models import Leftover
 from inventory.models import Datastore, Host, Job, VirtualMachine
+from inventory.services import approvals
 from tests.api_client import Caller, caller
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("sent")]
@@ -71,6 +72,17 @@ def test_destroyed_by_typing_its_name(admin: Client, row: Leftover) -> None:
     )  # fmt: skip
     answer = admin.post(url("destroy-leftover", row.pk), {"confirm": "vda.raw"})
     assert answer.status_code == 409 and "is busy" in answer.content.decode()
+
+
+def test_where_two_are_needed_it_waits(admin: Client, alice: User, row: Leftover) -> None:
+    approvals.switch_on(action="encryption.destroy_disk", actor=alice)
+    assert admin.post(url("destroy-leftover", row.pk), {"confirm": "vda.raw"}).status_code == 302
+    job = Job.objects.get()
+    assert (job.status, job.approval_right) == ("waiting", "encryption.destroy_leftover")
+    assert caller(alice).post(f"/leftovers/{row.pk}/destroy", {"confirm": "vda.raw"}).code == "approval_pending"
+    assert caller(alice).post(f"/jobs/{job.pk}/approve").code == "second_person_needed"
+    bob = User.objects.create_user("bob", is_superuser=True)
+    assert caller(bob).post(f"/jobs/{job.pk}/approve").status == 202
 
 
 def test_kept(admin: Client, row: Leftover) -> None:

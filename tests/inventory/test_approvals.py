@@ -133,6 +133,16 @@ def test_the_same_is_not_asked_for_twice(alice: User, waiting: Job, key: Key) ->
     assert (answer.status, answer.code) == (409, "approval_pending")
 
 
+def test_a_key_is_not_revoked_by_one_either(alice: User, bob: User, key: Key) -> None:
+    """It would be as lost as a destroyed one."""
+    approvals.switch_on(action=DESTROY, actor=alice)
+    answer = caller(alice).post(f"/keys/{key.pk}/revoke", {"reason": "key_compromise"})
+    job = Job.objects.get(pk=answer.body["id"])
+    assert (job.kind, job.status) == ("encryption.revoke_key", JobStatus.WAITING)
+    assert approve(caller(alice), job) == (403, "second_person_needed")
+    assert approve(caller(bob), job) == (202, "")
+
+
 def test_it_is_cancelled_like_any_other(alice: User, bob: User, waiting: Job) -> None:
     assert caller(alice).post(f"/jobs/{waiting.pk}/cancel").status == 202
     waiting.refresh_from_db()

@@ -277,6 +277,15 @@ class TestDestroyDetached:
         assert self.destroy(world).error_code == "disk_in_use"
         assert Path(path).exists() and WrappedSecret.objects.exists()
 
+    def test_not_one_that_is_attached_again_when_the_job_begins(self, world: World) -> None:
+        """As it may be while a second person has not yet approved."""
+        ok(detach(world, "vda"))
+        row = WrappedSecret.objects.get(stage=Stage.DETACHED)
+        job = disks.destroy_detached_disk(secret_uuid=row.pk, confirm=Path(row.path).name, actor=world.actor)
+        WrappedSecret.objects.filter(pk=row.pk).update(stage=Stage.IN_USE)
+        assert run(world, job, disk_jobs.run_destroy_disk).error_code == "disk_in_use"
+        assert Path(row.path).exists()
+
     def test_its_vms_row_stays_while_its_key_does(self, world: World) -> None:
         ok(detach(world, "vda"))
         assert VirtualMachine.objects.get().wrapped_secrets.get().stage == Stage.DETACHED

@@ -167,6 +167,14 @@ class TestSecondLook:
         sync.sync_host(world.host, world.hypervisor)
         self.refused(world, row, "leftover_in_use")
 
+    def test_kept_by_somebody_meanwhile(self, world: World, alice: User) -> None:
+        """As it may be while a second person has not yet approved."""
+        row = plant(world)
+        job = leftovers.destroy_leftover(leftover_id=row.pk, confirm=row.name, actor=world.actor)
+        leftovers.keep_leftover(leftover_id=row.pk, reason="for the auditors", actor=alice)
+        assert run(job).error_code == "leftover_kept"
+        assert Path(row.path).read_bytes() == MBR
+
     def test_gone_already(self, world: World) -> None:
         row = plant(world)
         Path(row.path).unlink()
