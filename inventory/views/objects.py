@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from inventory.authorize import VIEW, may, visible
+from inventory.authorize import VIEW, Actor, may, visible
 from inventory.models import Cluster, Datacenter, Datastore, Host, PowerState, TargetKind, VirtualMachine
 from inventory.services import listings
 from inventory.services.alarms import ACKNOWLEDGE
@@ -36,17 +36,18 @@ def root(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def summary(request: HttpRequest, kind: str, target_id: UUID) -> HttpResponse:
-    target = pages.load(kind, target_id, request.user)
+    """Of a data center of which one may look at single clusters only: these, and what is in them."""
+    target = pages.load(kind, target_id, request.user, as_way=True)
     context = pages.context(target, request.user, tab="summary")
-    context["cards"] = extensions.card_urls(TargetKind(kind), target_id)
+    context["cards"] = extensions.card_urls(TargetKind(kind), target_id) if may(request.user, VIEW, target) else []
     if isinstance(target, VirtualMachine):
         context["disks"] = target.disks.all()[:64]
     elif isinstance(target, Datastore):
         context["used_bytes"] = target.capacity_bytes - target.available_bytes
     else:
         vms = VirtualMachine.objects.filter(**{_ABOVE_VM[TargetKind(kind)]: target})
-        context["totals"] = _totals(vms)
-        context |= _below(target)
+        context["totals"] = _totals(visible(vms, request.user))
+        context |= _below(target, request.user)
     return render(request, f"inventory/{kind}_summary.html", context)
 
 
@@ -62,17 +63,17 @@ def _totals(vms: QuerySet[VirtualMachine]) -> dict[str, object]:
     return totals | {"counts": extensions.counts(vms)}
 
 
-def _below(target: pages.Place) -> dict[str, object]:
+def _below(target: pages.Place, actor: Actor) -> dict[str, object]:
     if isinstance(target, Host):
         return {"datastores": target.datastores.all()[:50]}
     if isinstance(target, Cluster):
         hosts = Host.objects.filter(cluster=target)
     else:
-        hosts = Host.objects.filter(cluster__datacenter_id=target.pk)
+        hosts = visible(Host.objects.filter(cluster__datacenter_id=target.pk), actor)
     sums = hosts.aggregate(
         cpus=Sum("cpu_count"), memory=Sum("memory_bytes"), free=Sum("memory_free_bytes"), count=Count("pk")
     )
-    clusters = target.clusters.all()[:50] if isinstance(target, Datacenter) else []
+    clusters = visible(target.clusters.all(), actor)[:50] if isinstance(target, Datacenter) else []
     return {"hosts": hosts[:50], "capacity": sums, "clusters": clusters}
 
 
@@ -99,7 +100,7 @@ def configure(request: HttpRequest, kind: str, target_id: UUID) -> HttpResponse:
 @require_safe
 def menu(request: HttpRequest, kind: str, target_id: UUID) -> HttpResponse:
     """The Actions entries alone, for the tree's context menu; a page of them without scripts."""
-    target = pages.load(kind, target_id, request.user)
+    target = pages.load(kind, target_id, request.user, as_way=True)
     context = pages.context(target, request.user, tab="")
     fragment = request.headers.get("HX-Target") == "context-menu"
     return render(request, "inventory/_menu.html" if fragment else "inventory/object_actions.html", context)

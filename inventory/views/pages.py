@@ -7,7 +7,7 @@ from uuid import UUID
 from django.db.models import Model
 from django.urls import reverse
 
-from inventory.authorize import VIEW, Actor, authorize
+from inventory.authorize import VIEW, Actor, authorize, may, visible
 from inventory.errors import NotFound
 from inventory.models import Cluster, Datacenter, Datastore, Host, PowerState, TargetKind, VirtualMachine
 from inventory.views import extensions
@@ -59,8 +59,11 @@ class Step:
         return reverse("inventory:summary", args=[self.kind, self.id])
 
 
-def load(kind: str, target_id: UUID, actor: Actor) -> Place:
-    """The object with all that stands above it, in one query. NotFound `<kind>_not_found`."""
+def load(kind: str, target_id: UUID, actor: Actor, *, as_way: bool = False) -> Place:
+    """The object with all that stands above it, in one query. NotFound `<kind>_not_found`.
+
+    `as_way`: a data center also for who may look at a cluster of it only. The page then shows no more than that.
+    """
     target_kind = TargetKind(kind)
     target = _QUERIES[target_kind].filter(pk=target_id).first()
     if target is None:
@@ -69,10 +72,15 @@ def load(kind: str, target_id: UUID, actor: Actor) -> Place:
             f"there is no {target_kind.label.lower()} {target_id}",
             hint="it may have been removed; look for it in the inventory",
         )
-    authorize(actor, VIEW, target)
+    if not (as_way and isinstance(target, Datacenter) and _is_way(target, actor)):
+        authorize(actor, VIEW, target)
     if not isinstance(target, Place):
         raise TypeError(type(target).__name__)
     return target
+
+
+def _is_way(target: Datacenter, actor: Actor) -> bool:
+    return not may(actor, VIEW, target) and visible(Datacenter.objects.filter(pk=target.pk), actor).exists()
 
 
 def load_vm(vm_id: UUID, actor: Actor) -> VirtualMachine:
@@ -109,6 +117,7 @@ def context(target: Place, actor: Actor, *, tab: str, section: str = "") -> dict
     """
     kind = kind_of(target)
     steps = path_of(target)
+    tabs = _tabs(kind, target.pk, tab)
     return {
         "object": target,
         "kind": kind,
@@ -116,7 +125,7 @@ def context(target: Place, actor: Actor, *, tab: str, section: str = "") -> dict
         "node": steps[-1].node,
         "path": steps,
         "tab": tab,
-        "tabs": _tabs(kind, target.pk, tab),
+        "tabs": tabs if may(actor, VIEW, target) else tabs[:1],
         "sections": _sections(kind, target.pk, section),
         "monitor_sections": _monitor_sections(kind, target.pk, section),
         "actions": actions_for(kind, target, actor),

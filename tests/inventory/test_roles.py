@@ -82,6 +82,28 @@ def bob(own: Subtree) -> User:
     return user
 
 
+def test_the_data_center_above_ones_cluster_is_shown_as_far_as_one_sees(
+    bob: User, own: Subtree, foreign: Subtree, client: Client
+) -> None:
+    client.force_login(bob)
+    above = own.cluster.datacenter
+    answer = client.get(reverse("inventory:summary", args=["datacenter", above.pk]))
+    page = answer.content.decode()
+    assert "own-host" in page and "foreign" not in page and "Clusters" in page
+    assert [tab.label for tab in answer.context["tabs"]] == ["Summary"]
+    assert (answer.context["totals"]["total"], answer.context["capacity"]["count"]) == (1, 1)
+    assert (
+        "change nothing here"
+        in client.get(reverse("inventory:actions", args=["datacenter", above.pk])).content.decode()
+    )
+    for name in ("monitor", "configure", "hosts", "vms"):
+        assert client.get(reverse(f"inventory:{name}", args=["datacenter", above.pk])).status_code == 403, name
+    assert caller(bob).get(f"/datacenters/{above.pk}").body["cluster_count"] == 1
+    other = Datacenter.objects.create(name="Elsewhere")
+    assert client.get(reverse("inventory:summary", args=["datacenter", other.pk])).status_code == 403
+    assert caller(bob).get(f"/datacenters/{other.pk}").status == 404
+
+
 def test_there_are_fourteen_cryptographic_privileges_and_one_role_without_them() -> None:
     assert len(CRYPTOGRAPHIC) == 14
     assert ROLES[Role.ADMINISTRATOR] == ALL == frozenset(Privilege)
@@ -144,6 +166,7 @@ def test_pages_show_the_own_subtree_alone(bob: User, own: Subtree, foreign: Subt
         reverse("search") + "?q=o",
         reverse("tasks"),
         reverse("alarms"),
+        reverse("inventory:summary", args=["datacenter", own.cluster.datacenter_id]),
         reverse("inventory:summary", args=["cluster", own.cluster.pk]),
         reverse("inventory:monitor", args=["vm", own.vm.pk]) + "?show=events",
         reverse("inventory:vms", args=["cluster", own.cluster.pk]),
