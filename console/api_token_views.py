@@ -10,23 +10,42 @@ from django.shortcuts import render
 from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_safe
+from typing_extensions import override
 
 from console import api_tokens
+from inventory.authorize import Privilege
 from inventory.errors import Refused, ServiceError
 from inventory.forms import ClarityForm, ConfirmForm
 from inventory.models import RoleAssignment
 from inventory.views.dialogs import dialog
 
 PERIODS: Final = [(30, "30 days"), (90, "90 days"), (365, "A year")]
+CUSTOM: Final = "privileges"
 
 
 class ApiTokenForm(ClarityForm):
     name = forms.CharField(label="Name", max_length=80, help_text="What it is for, for example backup script")
     days = forms.TypedChoiceField(label="Ends after", choices=PERIODS, coerce=int, initial=90)
     role = forms.ChoiceField(
-        label="At most", required=False, choices=[("", "All that I may do"), *RoleAssignment.RoleName.choices],
+        label="At most", required=False,
+        choices=[("", "All that I may do"), *RoleAssignment.RoleName.choices, (CUSTOM, "Single privileges")],
         help_text="of your own rights at the time it is used; a token never has more than you",
     )  # fmt: skip
+    privileges = forms.MultipleChoiceField(
+        label="Single privileges", required=False, choices=[(one.value, one.value) for one in Privilege],
+        widget=forms.CheckboxSelectMultiple(attrs={"class": "clr-checkbox"}),
+    )  # fmt: skip
+
+    @override
+    def clean(self) -> dict[str, Any]:
+        """What was ticked counts where it was chosen to; an answer that could be read in two ways is asked again."""
+        found: dict[str, Any] = super().clean() or {}
+        is_custom, ticked = found.get("role") == CUSTOM, found.get("privileges")
+        if is_custom and not ticked:
+            self.add_error("privileges", "Tick at least one")
+        if ticked and not is_custom:
+            self.add_error("role", "Choose Single privileges, or tick none")
+        return found | {"role": ""} if is_custom else found
 
 
 @require_safe

@@ -71,6 +71,17 @@ def test_through_the_page_and_the_session(alice: User, admin: Client) -> None:
     assert admin.post(reverse("add-api-token"), {"name": "z", "days": "30", "role": "emperor"}).status_code == 422
 
 
+def test_single_privileges_on_the_page(alice: User, admin: Client) -> None:
+    address, some = reverse("add-api-token"), ["Datacenter.Create", "System.View"]
+    sent = {"name": "some", "days": "30", "role": "privileges"}
+    assert admin.post(address, sent | {"privileges": some}).status_code == 201
+    assert ApiToken.objects.get().privileges == some
+    for wrong in ({}, {"privileges": ["Make.Tea"]}, {"privileges": some, "role": ""}):
+        assert admin.post(address, sent | wrong | {"name": "other"}).status_code == 422, wrong
+    assert "Tick at least one" in admin.post(address, sent).content.decode()
+    assert ApiToken.objects.count() == 1
+
+
 def test_on_the_command_line(alice: User) -> None:
     call_command("create_api_token", username="alice", name="cli", role="operator")
     assert ApiToken.objects.get().privileges == sorted(ROLES[Role.OPERATOR])
