@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any, Final
 
+from django.conf import settings
 from django.http import HttpRequest
 
 from console.appliance.views.sections import all_sections
@@ -40,6 +41,7 @@ def shell(request: HttpRequest) -> dict[str, Any]:
         "theme": theme_of(request),
         "other_theme": "light" if theme_of(request) == "dark" else "dark",
         "scripts": SCRIPTS,
+        "single_sign_on": settings.OIDC.name if settings.OIDC else "",
         "navigation": extensions.navigation(user) if user is not None else (),
         "appliance_sections": all_sections(),
         "alarm_count": partial(_unseen, user),  # asked for only where the shell shows it

@@ -1,13 +1,20 @@
 """Logins and logouts become events, whichever page they came by."""
 
-from typing import Any
+from typing import Any, Final
 
 from axes.handlers.proxy import AxesProxyHandler
+from django.contrib.auth import BACKEND_SESSION_KEY
 from django.contrib.auth.models import User
 from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
 from django.http import HttpRequest
 
 from inventory.services import access
+
+# Of those who are known elsewhere; the others come by a page of this console.
+WAYS: Final = {
+    "console.sign_on.oidc_backend.OidcBackend": "oidc",
+    "console.sign_on.ldap_backend.DirectoryBackend": "ldap",
+}
 
 
 def register() -> None:
@@ -19,7 +26,7 @@ def register() -> None:
 def logged_in(request: HttpRequest | None = None, user: User | None = None, **_: Any) -> None:
     """A session that is made without a request (by a test, a shell) is nobody's login."""
     if user is not None and request is not None and request.method:
-        access.record_login(user, way=_way(request))
+        access.record_login(user, way=WAYS.get(request.session.get(BACKEND_SESSION_KEY, ""), _way(request)))
 
 
 def logged_out(request: HttpRequest | None = None, user: User | None = None, **_: Any) -> None:

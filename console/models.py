@@ -1,4 +1,4 @@
-"""What belongs to the console as a whole: the API tokens of its users, the log collectors."""
+"""What belongs to the console as a whole: its users' API tokens, whom they are elsewhere, the log collectors."""
 
 import uuid
 from typing import Final
@@ -34,6 +34,31 @@ class ApiToken(models.Model):
     @override
     def __str__(self) -> str:
         return self.name
+
+
+class ExternalIdentity(models.Model):
+    """A user who is known elsewhere: by whom, and by what never changes there. A user without one is a local user.
+
+    Only this row leads from a login elsewhere to a user here, never a name.
+    """
+
+    class Source(models.TextChoices):
+        OIDC = "oidc", "OpenID Connect"
+        LDAP = "ldap", "LDAP"
+
+    user = models.OneToOneField(User, on_delete=models.CASCADE, related_name="external_identity")
+    source = models.CharField(max_length=4, choices=Source)
+    issuer = models.CharField(max_length=500, blank=True, help_text="the OpenID provider; empty for the directory")
+    subject = models.CharField(max_length=255, help_text="the ID token's sub, the directory's entryUUID or objectGUID")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        verbose_name_plural = "external identities"
+        constraints = [models.UniqueConstraint(fields=["source", "issuer", "subject"], name="external_identity_once")]
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.user} ({self.get_source_display()})"
 
 
 class SyslogTarget(models.Model):

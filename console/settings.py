@@ -8,6 +8,7 @@ import dj_database_url
 from celery.schedules import crontab
 
 from console.env import SettingsError, env_bool, env_int, env_list, env_networks, env_path, env_secret, env_str
+from console.sign_on.configuration import read_ldap, read_oidc
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 STATE_DIR = env_path("BARTIZAN_STATE_DIR")
@@ -223,7 +224,15 @@ EXCHANGE_DIR = env_path("BARTIZAN_EXCHANGE_DIR", STATE_DIR / "exchange")
 REGISTRAR_LISTEN = env_str("BARTIZAN_REGISTRAR_LISTEN", "127.0.0.1:8890")
 LIBVIRT_TEST_DRIVER = env_bool("BARTIZAN_LIBVIRT_TEST_DRIVER", default=False)
 
-AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+# Who is known elsewhere (console/sign_on). Local users come first: they get in while the directory is down.
+OIDC = read_oidc()
+LDAP = read_ldap()
+AUTHENTICATION_BACKENDS = [
+    "axes.backends.AxesStandaloneBackend",
+    "django.contrib.auth.backends.ModelBackend",
+    *(["console.sign_on.oidc_backend.OidcBackend"] if OIDC else []),
+    *(["console.sign_on.ldap_backend.DirectoryBackend"] if LDAP else []),
+]
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.PBKDF2PasswordHasher"]  # FIPS-approved: fips.md, PBKDF2-HMAC-SHA-256
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
@@ -280,5 +289,6 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": env_str("BARTIZAN_LOG_LEVEL", "INFO")},
-    "loggers": {"kmip": {"level": "WARNING"}, "axes": {"level": "WARNING"}},
+    # Below that, django_auth_ldap tells what was typed as a name.
+    "loggers": {name: {"level": "WARNING"} for name in ("kmip", "axes", "django_auth_ldap")},
 }

@@ -6,6 +6,7 @@ from django.urls import include, path
 
 from console import api_docs, api_token_views, health, metrics, views
 from console.api import api
+from console.sign_on import views as sign_on
 from inventory.views import alarms, approvals, events, roles
 
 urlpatterns = [
@@ -14,6 +15,8 @@ urlpatterns = [
     path("readyz", health.ready, name="readyz"),
     path("metrics", metrics.metrics, name="metrics"),
     path("login/", views.login, name="login"),
+    path("login/oidc/", sign_on.begin, name="oidc-begin"),
+    path("login/oidc/callback/", sign_on.finish, name="oidc-finish"),
     path("logout/", LogoutView.as_view(), name="logout"),
     path("theme/", views.choose_theme, name="theme"),
     path("search/", views.search, name="search"),

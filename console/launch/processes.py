@@ -10,6 +10,7 @@ from console.launch import crypto
 from console.launch.address import Listen
 from console.launch.state import State
 from console.launch.steps import LaunchError
+from console.sign_on import configuration
 from inventory.engine.crypto_policy import TLS_1_2_CIPHERS
 
 HEARTBEAT_FOLDER = "/dev/shm"  # noqa: S108  gunicorn makes its files there by mkstemp; no disk to wait for
@@ -118,7 +119,7 @@ def console_programs(installation: Installation) -> list[Program]:
     schedule = installation.state.run / "celerybeat-schedule"
     return [
         Program("broker", "redis", (redis_server(installation.state.run), str(installation.state.run / "redis.conf"))),
-        Program("console", "web", _gunicorn(installation), django),
+        Program("console", "web", _gunicorn(installation), {**django, **_sign_on_environment()}),
         *(
             Program(
                 "console",
@@ -141,6 +142,11 @@ def console_programs(installation: Installation) -> list[Program]:
             django_environment(installation, console_key=True),  # it opens client keys
         ),
     ]  # fmt: skip
+
+
+def _sign_on_environment() -> dict[str, str]:
+    """Of the caller's environment, for the one process in which people log in."""
+    return {name: value for name in configuration.VARIABLES if (value := env_str(name, ""))}
 
 
 def redis_config(installation: Installation) -> str:

@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from inventory import events
 from inventory.authorize import Refusal
+from inventory.errors import ServiceError, Unavailable
 from inventory.models import Event, Outcome, Severity
 
 AGAIN_AFTER: Final = timedelta(minutes=1)
@@ -51,6 +52,17 @@ def record_login_failed(username: str, *, way: str, is_locked: bool = False) -> 
         kind, f"{who} {words}", target=None, actor=actor, severity=Severity.WARNING, outcome=Outcome.DENIED, way=way,
         code=code,
     )  # fmt: skip
+
+
+def record_login_refused(error: ServiceError, *, way: str) -> None:
+    """Somebody who is known elsewhere did not get in. What is said of them there is no user's name here, so nobody is
+    the actor: not he whose name they bear."""
+    kind, failed = "user.login_failed", isinstance(error, Unavailable)
+    if not _is_told(kind, NOBODY, reason=error.code, message=error.message, source_address=events.source_address()):
+        events.record(
+            kind, error.message, target=None, actor=NOBODY, severity=Severity.WARNING,
+            outcome=Outcome.FAILURE if failed else Outcome.DENIED, way=way, code=error.code,
+        )  # fmt: skip
 
 
 def record_token_refused() -> None:

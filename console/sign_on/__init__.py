@@ -1,0 +1,1 @@
+"""Users who are known elsewhere, to an OpenID provider or an LDAP directory. Off unless it is configured."""
