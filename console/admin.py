@@ -14,6 +14,8 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 from typing_extensions import override
 
+from console.models import ExternalIdentity
+from inventory.admin import LookOnly
 from inventory.authorize import may
 from inventory.services import roles
 
@@ -78,3 +80,13 @@ class UserRows(ForAdministrators, BaseUserAdmin):
 @admin.register(Group)
 class GroupRows(ForAdministrators, GroupAdmin):
     pass
+
+
+@admin.register(ExternalIdentity)
+class ExternalIdentityRows(LookOnly):
+    """Which users come from elsewhere. A person who gets a new identifier there is another person here."""
+
+    list_display = ["user", "source", "issuer", "subject", "created_at"]
+    list_select_related = ["user"]
+    list_filter = ["source"]
+    search_fields = ["user__username", "subject"]

@@ -21,7 +21,7 @@ from attestation.models import (
     Verdict,
     VerifierIdentity,
 )
-from console.models import ApiToken
+from console.models import ApiToken, ExternalIdentity
 from encryption.models import (
     Bundle,
     Compliance,
@@ -59,6 +59,7 @@ LOOK_ONLY = [
     Datacenter, Cluster, Host, Datastore, VirtualMachine, Job, Event, KmsCluster, KmsServer, Key, StoragePolicy,
     VmSecurity, WrappedSecret, Alarm, DiskPolicy, Compliance, Leftover, Bundle, TrustAnchor, TpmIdentity,
     PendingRegistration, AttestationPolicy, ReferenceSet, HostAttestation, Verdict, RoleAssignment,
+    ExternalIdentity,
 ]  # fmt: skip
 
 
@@ -82,6 +83,7 @@ def inventory() -> Sample:
     RoleAssignment.objects.create(
         user=User.objects.create_user("dave"), role=Role.OPERATOR, cluster=found.cluster, assigned_by="alice"
     )
+    ExternalIdentity.objects.create(user=User.objects.create_user("erin"), source="ldap", subject="0-1")
     _attestation(found)
     return found
 

@@ -72,8 +72,9 @@ def run_self_tests() -> list[SelfTest]:
     return tests
 
 
-def boundaries(*, database: str, broker: str) -> list[Boundary]:
-    """Those of this process. `database` and `broker`: the words for how they are reached."""
+def boundaries(*, database: str, broker: str, directory: str = "") -> list[Boundary]:
+    """Those of this process. `database`, `broker`, `directory` (of users; empty: there is none): the words for how they
+    are reached."""
     files = _provider_files()
     return [
         _with_provider(
@@ -106,12 +107,21 @@ def boundaries(*, database: str, broker: str) -> list[Boundary]:
             "libvirt client", _loaded("libgnutls") or "GnuTLS", "TLS to hosts",
             note="GnuTLS's own module; the FIPS provider has no part in it",
         ),
+        *([_directory(directory)] if directory else []),
         Boundary(
             "QEMU and swtpm", "as the hosts have them", "disks, vTPM state and migration of running machines",
             note="on the hosts, by their own libraries",
         ),
         Boundary("Key servers", "remote", "making and keeping of key-encryption keys", note="their own modules"),
     ]  # fmt: skip
+
+
+def _directory(words: str) -> Boundary:
+    return Boundary(
+        "LDAP client", _loaded("libgnutls") or "libldap", f"TLS to the directory of users ({words}), with passwords",
+        note="libldap does TLS with GnuTLS, held to 1.2 or newer and approved suites; the FIPS provider has no part "
+        "in it",
+    )  # fmt: skip
 
 
 def _run(boundary: str, name: str, test: Callable[[], None]) -> SelfTest:

@@ -160,7 +160,8 @@ def _tested() -> list[SelfTest]:
 
 
 def _report(tests: Sequence[SelfTest], *, job: Job | None = None) -> None:
-    found = modules.boundaries(database=_database(), broker=_broker())
+    directory = settings.LDAP.url if settings.LDAP else ""
+    found = modules.boundaries(database=_database(), broker=_broker(), directory=directory)
     label, certificate = _label(tests, found)
     with transaction.atomic():
         before = CryptoProcess.objects.filter(machine=socket.gethostname(), name=_this.name).first()
