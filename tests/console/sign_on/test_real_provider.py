@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urljoin
 
 import pytest
 import requests
@@ -57,7 +58,7 @@ def proven(client: Client, name: str) -> str:
     form = {"csrfmiddlewaretoken": token[1], "username": name, "password": PASSWORD}
     answer = browser.post(page.url, form, allow_redirects=False)
     while not answer.headers["Location"].startswith(BACK):
-        answer = browser.get(requests.compat.urljoin(answer.url, answer.headers["Location"]), allow_redirects=False)
+        answer = browser.get(urljoin(answer.url, answer.headers["Location"]), allow_redirects=False)
     return str(answer.headers["Location"])
 
 
