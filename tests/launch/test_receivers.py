@@ -1,4 +1,4 @@
-"""The log collectors of the tests: downloaded and unpacked once, installed never."""
+"""The servers that tests talk to: downloaded and unpacked once, installed never."""
 
 import io
 from pathlib import Path
@@ -18,6 +18,7 @@ mkdir -p "$3/usr/sbin"
 case $(cat "$2") in
   rsyslog) touch "$3/usr/sbin/rsyslogd" ;;
   syslog-ng-core) touch "$3/usr/sbin/syslog-ng" ;;
+  slapd) touch "$3/usr/sbin/slapd" ;;
 esac
 """
 
@@ -43,8 +44,8 @@ def test_they_are_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("apt", "dpkg", "words"),
     [
-        ("#!/bin/sh\nexit 100\n", DPKG, "download of the log collectors failed"),
-        (APT, "#!/bin/sh\nexit 2\n", r"unpacking rsyslog.*\.deb failed"),
+        ("#!/bin/sh\nexit 100\n", DPKG, "download of servers for the tests failed"),
+        (APT, "#!/bin/sh\nexit 2\n", r"unpacking .*\.deb failed"),
         (APT, "#!/bin/sh\n", "not where its package had it"),
     ],
     ids=["no download", "a package that is none", "an empty one"],

@@ -82,7 +82,7 @@ def folder() -> Path:
     found = Path(given)
     if not given or not receivers.are_in(found):
         pytest.fail(
-            "rsyslog and syslog-ng are not unpacked: run the tests by ./bartizan test, or see its step receivers"
+            "rsyslog, syslog-ng and slapd are not unpacked: run the tests by ./bartizan test, or see its step receivers"
         )
     return found
 
