@@ -46,6 +46,7 @@ def apply_vm_options(request: HttpRequest, vm_id: UUID, wanted: ApplyIn) -> JobO
             wish=wanted.wish(),
             approved=wanted.plan_digest,
             confirm=wanted.confirm,
+            full_verification=wanted.full_verification,
             actor=actor_of(request),
         )
     )
@@ -71,7 +72,11 @@ def deep_recrypt_vm(request: HttpRequest, vm_id: UUID, wanted: DeepRecryptIn) ->
     actor = actor_of(request)
     return JobOut.of(
         deep_recrypt.deep_recrypt_vm(
-            vm_id=vm_id, parts=wanted.chosen(), kms_cluster_id=wanted.key_provider_id, actor=actor
+            vm_id=vm_id,
+            parts=wanted.chosen(),
+            kms_cluster_id=wanted.key_provider_id,
+            full_verification=wanted.full_verification,
+            actor=actor,
         )
     )
 

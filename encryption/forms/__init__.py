@@ -28,6 +28,17 @@ _TPM: Final = {"": None, "add": True, "remove": False}
 _ON: Final = {"": None, "on": True, "off": False}
 
 
+class FullVerificationField(forms.BooleanField):
+    """How copies are compared with their originals, which are then destroyed."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            label="Compare every byte",
+            required=False,
+            help_text="Of each copy made while the VM is off; otherwise samples. Takes about as long as the copy",
+        )
+
+
 class OptionField(forms.ChoiceField):
     """`reasons`: why it cannot be used now, each with what would change that."""
 
@@ -41,6 +52,7 @@ class VmOptionsForm(ClarityForm):
     kms_cluster = forms.ChoiceField(label="Key provider", required=False)
     plan_digest = forms.CharField(required=False, max_length=64)
     confirm = forms.CharField(label="Name of the VM", required=False, max_length=255)
+    full_verification = FullVerificationField()
 
     def __init__(self, found: VmOptions, data: Any = None) -> None:
         super().__init__(data, initial={"policy": str(found.policy.pk)})
@@ -198,6 +210,7 @@ class RecryptForm(ClarityForm):
     parts = forms.MultipleChoiceField(
         label="Parts", required=False, widget=forms.CheckboxSelectMultiple(attrs={"class": "clr-checkbox"})
     )
+    full_verification = FullVerificationField()
 
     def __init__(self, found: Recryptable, data: Any = None, initial: Any = None) -> None:
         super().__init__(data, initial={"way": Way.KEY.value, "parts": sorted(found.suggested)})

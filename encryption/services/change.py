@@ -61,6 +61,11 @@ class Change:
     def files(self) -> PartFiles:
         return PartFiles(self.hypervisor, self.vm.host)
 
+    @property
+    def verifies_fully(self) -> bool:
+        """Whether somebody asked for every byte of a copy to be compared, see `options.verification`."""
+        return bool(self.job.params.get("verify") == "full")
+
     def look(self) -> None:
         """Fresh facts of the VM from its host."""
         self.facts = self.hypervisor.virtual_machine(self.vm.uuid)

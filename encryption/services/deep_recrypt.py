@@ -14,7 +14,7 @@ from encryption.engine.recrypt import Way
 from encryption.services import change as changes
 from encryption.services import conversion, recrypt, recrypt_ways, replacement
 from encryption.services.change import Change
-from encryption.services.options import refuse
+from encryption.services.options import refuse, verification
 from inventory import events, jobs
 from inventory.authorize import Actor, authorize
 from inventory.jobs import Progress
@@ -26,9 +26,15 @@ DEEP: Final = jobs.register(jobs.JobKind("encryption.deep_recrypt_vm", "Recrypt 
 
 @transaction.atomic
 def deep_recrypt_vm(
-    *, vm_id: UUID, actor: Actor, parts: frozenset[str] | None = None, kms_cluster_id: UUID | None = None
+    *,
+    vm_id: UUID,
+    actor: Actor,
+    parts: frozenset[str] | None = None,
+    kms_cluster_id: UUID | None = None,
+    full_verification: bool = False,
 ) -> Job:
     """New volume keys for these parts (disks by target, "nvram", "vtpm"; None: all that are encrypted).
+    `full_verification`: each copy that is made while the VM is off is compared wholly.
 
     Raises NotFound, Refused, Conflict with the first refusal of the plan, `change_unfinished` or `target_busy`.
     """
@@ -41,6 +47,7 @@ def deep_recrypt_vm(
     params = {
         "parts": sorted(chosen),
         "kms_cluster": str(recrypt.cluster_of(kms_cluster_id).pk) if kms_cluster_id else None,
+        **verification(is_full=full_verification),
     }
     job = jobs.start(DEEP, target=vm, actor=actor, params=params)
     events.record(

@@ -307,13 +307,17 @@ def _key(row: WrappedSecret, passphrase: Secret | None) -> ImageKey | None:
 
 
 def _verify(change: Change, part: _Part) -> None:
-    """Samples of both sides are fetched and compared as the guest would read them; header, size and key wholly."""
-    change.progress.step(f"verifying {part.row.part}")
+    """Samples of both sides, or all, are fetched and compared as the guest would read them; header, size and key
+    wholly."""
+    change.progress.step(f"verifying {part.row.part}", total=part.row.size_bytes)
     source = _disk(change.hypervisor, part.source, part.source_format if part.old is None else "raw")
     target = _disk(change.hypervisor, part.target, part.target_format if part.new is None else "raw")
     if part.new is not None and target.size != part.conversion.target_bytes:
         raise ShortImage(f"the copy has {target.size} bytes, {part.conversion.target_bytes} are needed")
-    found = verify.verify(part.conversion, source, target, n_samples=N_SAMPLES)
+    found = verify.verify(
+        part.conversion, source, target, full=change.verifies_fully, n_samples=N_SAMPLES,
+        advance=change.progress.advance,
+    )  # fmt: skip
     if found.mismatch is not None:
         raise Conflict(
             "verification_failed", f"{part.row}: the copy differs at byte {found.mismatch}", hint="check the datastore"

@@ -195,7 +195,7 @@ def _offsets(progress: Progress) -> dict[str, Any]:
 
 
 def _convert_raw(change: Change, part: _Part) -> str:
-    """Raw to LUKS, back, or LUKS to LUKS by the engine, resumable at every checkpoint, then verified by sample."""
+    """Raw to LUKS, back, or LUKS to LUKS by the engine, resumable at every checkpoint, then verified."""
     row = part.row
     source, target = _source(row), row.plain_path if part.new is None else row.path
     conversion = Conversion(size=row.size_bytes, source_passphrase=part.old, target_passphrase=part.new)
@@ -207,8 +207,11 @@ def _convert_raw(change: Change, part: _Part) -> str:
     change.progress.step(f"{part.verb} {row.part}", total=row.size_bytes)
     with image_files.opened(source) as reading, image_files.opened(target, write=True) as writing:
         convert.convert(conversion, ImageFile(reading), ImageFile(writing), start=start, progress=reporter)
-        change.progress.step(f"verifying {row.part}")
-        wrong = verify.verify(conversion, ImageFile(reading), ImageFile(writing))
+        change.progress.step(f"verifying {row.part}", total=row.size_bytes)
+        wrong = verify.verify(
+            conversion, ImageFile(reading), ImageFile(writing), full=change.verifies_fully,
+            advance=change.progress.advance,
+        )  # fmt: skip
     if wrong.mismatch is not None:
         raise Conflict(
             "verification_failed", f"{row}: the copy differs at byte {wrong.mismatch}", hint="check the datastore"

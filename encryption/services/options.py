@@ -241,12 +241,21 @@ def rights_of(plan: Plan) -> frozenset[str]:
 
 
 @transaction.atomic
-def apply_options(*, vm_id: UUID, wish: Wish, actor: Actor, approved: str = "", confirm: str = "") -> Job:
+def apply_options(
+    *,
+    vm_id: UUID,
+    wish: Wish,
+    actor: Actor,
+    approved: str = "",
+    confirm: str = "",
+    full_verification: bool = False,
+) -> Job:
     """Starts the job that does what `plan_options` shows.
 
     `approved`: the digest of the plan that somebody has seen; without one it is the plan as of now. `confirm` repeats
-    the VM's name where its vTPM is removed: what is only in there is lost. Raises Conflict with the first refusal of
-    the plan, `nothing_to_do` or `plan_outdated`; Invalid (`confirmation_mismatch`).
+    the VM's name where its vTPM is removed: what is only in there is lost. `full_verification`: each copy that is made
+    while the VM is off is compared wholly. Raises Conflict with the first refusal of the plan, `nothing_to_do` or
+    `plan_outdated`; Invalid (`confirmation_mismatch`).
     """
     vm = vm_of(vm_id)
     policy = home_policy(wish)
@@ -266,14 +275,21 @@ def apply_options(*, vm_id: UUID, wish: Wish, actor: Actor, approved: str = "", 
             f"the vTPM of {vm} is destroyed by this, and that is not the VM's name",
             hint="type the VM's name as it is shown",
         )
-    job = jobs.start(APPLY, target=vm, actor=actor, params={**wish.as_params(), "plan": now.as_params()},
-                     rule=DECRYPT if DECRYPT in rights else "", right=DECRYPT)  # fmt: skip
+    params = {**wish.as_params(), "plan": now.as_params(), **verification(is_full=full_verification)}
+    job = jobs.start(
+        APPLY, target=vm, actor=actor, params=params, rule=DECRYPT if DECRYPT in rights else "", right=DECRYPT
+    )
     events.record(
         "vm.options_requested", f"{policy} requested for {vm}", target=vm, actor=actor, job=job,
         policy=policy.name, steps=[step.text for step in plan.steps], plan_digest=now.digest,
         disks=[f"{target}: {one.name}" for target, one in sorted(disk_policies_of(wish).items())],
     )  # fmt: skip
     return job
+
+
+def verification(*, is_full: bool) -> dict[str, str]:
+    """What a job's parameters say of how its copies are compared with their originals; nothing: by samples."""
+    return {"verify": "full"} if is_full else {}
 
 
 def check_approved(vm: VirtualMachine, wish: Wish, params: Mapping[str, Any]) -> None:

@@ -30,8 +30,9 @@ def show(request: HttpRequest, vm_id: UUID) -> HttpResponse:
     try:
         sent = form.cleaned_data
         options.apply_options(
-            vm_id=vm_id, wish=form.wish(), approved=sent["plan_digest"], confirm=sent["confirm"], actor=request.user
-        )
+            vm_id=vm_id, wish=form.wish(), approved=sent["plan_digest"], confirm=sent["confirm"],
+            full_verification=sent["full_verification"], actor=request.user,
+        )  # fmt: skip
     except ServiceError as exc:
         context = _panel(request, found, form) | {"error": exc}
         return render(request, "encryption/vm_options.html", context, status=exc.http_status)

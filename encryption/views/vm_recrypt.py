@@ -26,7 +26,10 @@ def recrypt_vm(request: HttpRequest, vm_id: UUID) -> HttpResponse:
 
     def submit(data: dict[str, Any]) -> str:
         if data["way"] == Way.VOLUME_KEYS:
-            deep_recrypt.deep_recrypt_vm(vm_id=vm_id, parts=frozenset(data["parts"]), actor=request.user)
+            deep_recrypt.deep_recrypt_vm(
+                vm_id=vm_id, parts=frozenset(data["parts"]), full_verification=data["full_verification"],
+                actor=request.user,
+            )  # fmt: skip
         elif data["way"] == Way.PASSPHRASES:
             passphrases.rotate_passphrases(vm_id=vm_id, actor=request.user)
         else:

@@ -215,9 +215,11 @@ class OptionsPlanOut(PlanOut):
 
 class ApplyIn(WishIn):
     """`plan_digest`: of the plan that was seen; where the plan is another one by now nothing is begun. Left out: the
-    plan as of now."""
+    plan as of now. `full_verification`: every byte of a copy that is made while the VM is off is compared, not samples.
+    """
 
     plan_digest: Annotated[str, Field(max_length=64)] = ""
+    full_verification: bool = False
 
 
 class ManyWishIn(Input):
