@@ -6,7 +6,7 @@ Django's own. The last administrator stays.
 
 from typing import TYPE_CHECKING, Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
 from django.db import transaction
@@ -14,9 +14,11 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 from typing_extensions import override
 
+from console import second_factor
 from console.models import ExternalIdentity
 from inventory.admin import LookOnly
 from inventory.authorize import may
+from inventory.errors import ServiceError
 from inventory.services import roles
 
 admin.site.site_header = "Bartizan administration"
@@ -74,7 +76,24 @@ admin.site.unregister(Group)
 
 @admin.register(User)
 class UserRows(ForAdministrators, BaseUserAdmin):
-    pass
+    list_display = ("username", "email", "first_name", "last_name", "is_staff", "has_second_factor")
+    list_select_related = ("second_factor",)
+    actions = ("remove_second_factor",)
+
+    @admin.display(description="second factor", boolean=True)
+    def has_second_factor(self, user: User) -> bool:
+        return hasattr(user, "second_factor")
+
+    @admin.action(description="Remove second factor of selected users")
+    def remove_second_factor(self, request: HttpRequest, chosen: QuerySet[User]) -> None:
+        """Of each for itself, as far as they have one."""
+        for username in chosen.values_list("username", flat=True):
+            try:
+                second_factor.remove(username=username, actor=request.user)
+            except ServiceError as exc:
+                self.message_user(request, str(exc), messages.ERROR)
+            else:
+                self.message_user(request, f"The second factor of {username} is removed", messages.SUCCESS)
 
 
 @admin.register(Group)

@@ -50,7 +50,7 @@ class ApiTokenForm(ClarityForm):
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    tokens = api_tokens.tokens_of(actor=_user(request))
+    tokens = api_tokens.tokens_of(actor=user_of(request))
     return render(request, "console/api_tokens.html", {"tokens": tokens, "now": timezone.now()})
 
 
@@ -62,7 +62,7 @@ def add(request: HttpRequest) -> HttpResponse:
     if request.method == "POST":
         if form.is_valid():
             try:
-                made = api_tokens.create_token(user=_user(request), actor=_user(request), **form.cleaned_data)
+                made = api_tokens.create_token(user=user_of(request), actor=user_of(request), **form.cleaned_data)
             except ServiceError as exc:
                 error, status = exc, exc.http_status
             else:
@@ -73,17 +73,17 @@ def add(request: HttpRequest) -> HttpResponse:
 
 
 def revoke(request: HttpRequest, token_id: UUID) -> HttpResponse:
-    row = api_tokens.token_of(token_id=token_id, actor=_user(request))
+    row = api_tokens.token_of(token_id=token_id, actor=user_of(request))
 
     def submit(_: dict[str, Any]) -> str:
-        api_tokens.revoke_token(token_id=token_id, actor=_user(request))
+        api_tokens.revoke_token(token_id=token_id, actor=user_of(request))
         return reverse("api-tokens")
 
     context = {"title": f"Revoke {row.name}", "row": row, "back": reverse("api-tokens")}
     return dialog(request, template="console/api_token_revoke.html", form=ConfirmForm, submit=submit, context=context)
 
 
-def _user(request: HttpRequest) -> User:
+def user_of(request: HttpRequest) -> User:
     """The login wall lets nobody unknown through; this says so to whoever reads on."""
     if not isinstance(request.user, User):
         raise Refused("not_permitted", "nobody is logged in")

@@ -15,6 +15,9 @@ WAYS: Final = {
     "console.sign_on.oidc_backend.OidcBackend": "oidc",
     "console.sign_on.ldap_backend.DirectoryBackend": "ldap",
 }
+PAGE: Final = "page"
+SECOND_FACTOR: Final = "second_factor"
+"""In the session: what came after the password, if something did."""
 
 
 def register() -> None:
@@ -26,7 +29,8 @@ def register() -> None:
 def logged_in(request: HttpRequest | None = None, user: User | None = None, **_: Any) -> None:
     """A session that is made without a request (by a test, a shell) is nobody's login."""
     if user is not None and request is not None and request.method:
-        access.record_login(user, way=WAYS.get(request.session.get(BACKEND_SESSION_KEY, ""), _way(request)))
+        way = WAYS.get(request.session.get(BACKEND_SESSION_KEY, ""), PAGE)
+        access.record_login(user, way=way, second_factor=request.session.get(SECOND_FACTOR))
 
 
 def logged_out(request: HttpRequest | None = None, user: User | None = None, **_: Any) -> None:
@@ -38,8 +42,4 @@ def login_failed(credentials: dict[str, Any], request: HttpRequest | None = None
     """django-axes refuses before the password is looked at, once there were too many attempts."""
     if request is not None:
         is_locked = not AxesProxyHandler.is_allowed(request, credentials)
-        access.record_login_failed(str(credentials.get("username", "")), way=_way(request), is_locked=is_locked)
-
-
-def _way(request: HttpRequest) -> str:
-    return "admin" if request.path_info.startswith("/admin/") else "page"
+        access.record_login_failed(str(credentials.get("username", "")), way=PAGE, is_locked=is_locked)

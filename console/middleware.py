@@ -7,9 +7,10 @@ from urllib.parse import urlsplit
 from django.contrib.auth.middleware import LoginRequiredMiddleware
 from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, QueryDict
-from django.shortcuts import resolve_url
+from django.shortcuts import redirect, resolve_url
 from typing_extensions import override
 
+from console import second_factor
 from console.errors import API_PREFIX, error_page
 from console.source_address import of_request
 from encryption.services import crypto_modules
@@ -33,6 +34,9 @@ POLICY: Final = "; ".join(
     ]
 )
 
+WITHOUT_SECOND_FACTOR: Final = frozenset(
+    {"enrol-second-factor", "healthz", "login", "login-code", "logout", "readyz", "theme"}
+)
 HEALTH_PATHS: Final = frozenset({"/healthz", "/readyz"})  # the latter says it itself
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
@@ -113,6 +117,41 @@ class LoginRequired(LoginRequiredMiddleware):
         if user is not None and user.is_authenticated:
             response.headers.setdefault("Cache-Control", "no-store, private")
         return response
+
+
+class SecondFactorRequired:
+    """Where the operator asks for one (BARTIZAN_SECOND_FACTOR), a local user without a second factor comes to its
+    set-up and to the way out, and no further. API tokens are not asked: a session made them that was."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return self.get_response(request)
+
+    def process_view(
+        self,
+        request: HttpRequest,
+        view_func: Callable[..., HttpResponseBase],
+        view_args: tuple[object, ...],
+        view_kwargs: dict[str, object],
+    ) -> HttpResponseBase | None:
+        address = request.resolver_match
+        if address is None or address.view_name in WITHOUT_SECOND_FACTOR:
+            return None
+        # There an Authorization header stands for the caller alone, whatever session comes with it.
+        by_token = "Authorization" in request.headers and (address.namespace == "api" or address.view_name == "metrics")
+        if by_token or not second_factor.must_enrol(request.user):
+            return None
+        page = resolve_url("enrol-second-factor")
+        if _is_htmx(request):
+            return HttpResponse(status=403, headers={"HX-Redirect": page})
+        if request.path_info.startswith(API_PREFIX):
+            return error_page(
+                request, 403, f"{request.user} has no second factor, which this console asks for",
+                hint="set it up under Second Factor in the user menu", code="second_factor_required",
+            )  # fmt: skip
+        return redirect(page)
 
 
 class ServiceErrors:

@@ -1,4 +1,5 @@
-"""What belongs to the console as a whole: its users' API tokens, whom they are elsewhere, the log collectors."""
+"""What belongs to the console as a whole: its users' API tokens and second factors, whom they are elsewhere, the log
+collectors."""
 
 import uuid
 from typing import Final
@@ -59,6 +60,25 @@ class ExternalIdentity(models.Model):
     @override
     def __str__(self) -> str:
         return f"{self.user} ({self.get_source_display()})"
+
+
+class SecondFactor(models.Model):
+    """What a local user shows besides the password: codes of an authenticator (TOTP), or recovery codes.
+
+    Each code is taken once. Recovery codes are random as tokens are, so their plain digests are kept.
+    """
+
+    user = models.OneToOneField(User, on_delete=models.CASCADE, primary_key=True, related_name="second_factor")
+    key_sealed = models.BinaryField(help_text="under a key derived from Django's secret key")
+    last_step = models.BigIntegerField(help_text="time step of the last code that was taken")
+    recovery_digests = models.JSONField(help_text="SHA-256 of the recovery codes that are left")
+    failures = models.PositiveIntegerField(default=0, help_text="wrong codes since the last right one")
+    failed_at = models.DateTimeField(null=True, blank=True)
+    enrolled_at = models.DateTimeField()
+
+    @override
+    def __str__(self) -> str:
+        return f"second factor of {self.user}"
 
 
 class SyslogTarget(models.Model):

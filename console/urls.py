@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.contrib.auth.views import LogoutView
 from django.urls import include, path
 
-from console import api_docs, api_token_views, health, metrics, views
+from console import api_docs, api_token_views, health, login_views, metrics, second_factor_views, views
 from console.api import api
 from console.sign_on import views as sign_on
 from inventory.views import alarms, approvals, events, roles
@@ -14,7 +14,8 @@ urlpatterns = [
     path("healthz", health.live, name="healthz"),
     path("readyz", health.ready, name="readyz"),
     path("metrics", metrics.metrics, name="metrics"),
-    path("login/", views.login, name="login"),
+    path("login/", login_views.Login.as_view(), name="login"),
+    path("login/code/", login_views.code, name="login-code"),
     path("login/oidc/", sign_on.begin, name="oidc-begin"),
     path("login/oidc/callback/", sign_on.finish, name="oidc-finish"),
     path("logout/", LogoutView.as_view(), name="logout"),
@@ -40,8 +41,13 @@ urlpatterns = [
     path("api-tokens/", api_token_views.index, name="api-tokens"),
     path("api-tokens/add/", api_token_views.add, name="add-api-token"),
     path("api-tokens/<uuid:token_id>/revoke/", api_token_views.revoke, name="revoke-api-token"),
+    path("second-factor/", second_factor_views.index, name="second-factor"),
+    path("second-factor/enrol/", second_factor_views.enrol, name="enrol-second-factor"),
+    path("second-factor/recovery-codes/", second_factor_views.renew, name="renew-recovery-codes"),
+    path("second-factor/remove/", second_factor_views.remove, name="remove-second-factor"),
     path("api/v1/docs", api_docs.page, name="api-docs"),
     path("api/v1/", api.urls),
+    path("admin/login/", login_views.admin_login),
     path("admin/", admin.site.urls),
 ]
 handler400 = "console.views.bad_request"

@@ -1,11 +1,10 @@
-"""The shell's own pages: home, login, theme, search, recent tasks, errors."""
+"""The shell's own pages: home, theme, search, recent tasks, errors."""
 
 from typing import Any
 from uuid import UUID
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
-from django.contrib.auth.views import LoginView
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.http import url_has_allowed_host_and_scheme
@@ -16,8 +15,6 @@ from console.errors import error_page
 from inventory.services import search as inventory_search
 from inventory.services.activity import cancel_job
 from inventory.views import activity
-
-login = LoginView.as_view(template_name="console/login.html", redirect_authenticated_user=True)
 
 
 @require_safe

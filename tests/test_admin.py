@@ -7,6 +7,7 @@ from uuid import uuid4
 import pytest
 from django.contrib import admin
 from django.contrib.auth.models import Permission, User
+from django.db.models import Model
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -21,7 +22,7 @@ from attestation.models import (
     Verdict,
     VerifierIdentity,
 )
-from console.models import ApiToken, ExternalIdentity
+from console.models import ApiToken, ExternalIdentity, SecondFactor
 from encryption.models import (
     Bundle,
     Compliance,
@@ -177,8 +178,9 @@ def test_only_staff_come_in(client: Client) -> None:
     assert client.get(reverse("admin:inventory_host_changelist")).status_code == 302
 
 
-def test_api_tokens_are_not_in_it() -> None:
-    assert not admin.site.is_registered(ApiToken)
+@pytest.mark.parametrize("model", [ApiToken, SecondFactor], ids=lambda model: model.__name__)
+def test_what_opens_the_console_is_not_in_it(model: type[Model]) -> None:
+    assert not admin.site.is_registered(model)
 
 
 def test_its_pages_hold_under_the_policy(operator: Client, inventory: Sample) -> None:

@@ -26,6 +26,7 @@ TUNING = (
     "BARTIZAN_KMS_CHECK_SECONDS",
     "BARTIZAN_LIBVIRT_TEST_DRIVER",
     "BARTIZAN_LOG_LEVEL",
+    "BARTIZAN_SECOND_FACTOR",
     "BARTIZAN_TRUSTED_ORIGINS",
 )
 QUEUES = {"control": 2, "attestation": 2, "crypto": 1}  # queue -> tasks at a time

@@ -173,4 +173,5 @@ RIGHTS: Final[Mapping[str, Right]] = {
     "console.create_api_token": _right(P.MODIFY_ROLES),
     "console.back_up": _right(P.SETTINGS, P.MODIFY_ROLES),
     "console.manage_syslog": _right(P.SETTINGS),
+    "console.remove_second_factor": _right(P.MODIFY_ROLES),
 }

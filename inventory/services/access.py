@@ -30,8 +30,9 @@ def record_refusals(refusals: Iterable[Refusal], *, method: str, path: str) -> N
         )  # fmt: skip
 
 
-def record_login(user: User, *, way: str) -> None:
-    events.record("user.logged_in", f"{user} logged in", target=None, actor=user, way=way)
+def record_login(user: User, *, way: str, second_factor: str | None = None) -> None:
+    """`second_factor`: what came after the password, if something did."""
+    events.record("user.logged_in", f"{user} logged in", target=None, actor=user, way=way, second_factor=second_factor)
 
 
 def record_logout(user: User) -> None:
@@ -42,11 +43,19 @@ def record_login_failed(username: str, *, way: str, is_locked: bool = False) -> 
     """`username` as it was typed. One that is not a user's is not kept: it may be a password in the wrong field."""
     is_known = "\0" not in username and User.objects.filter(username=username[:150]).exists()
     actor = username if is_known else NOBODY
-    code = "locked" if is_locked else "wrong_credentials"
+    who = actor if is_known else "somebody unknown"
+    _record_login_failed(actor, who, way=way, code="locked" if is_locked else "wrong_credentials", is_locked=is_locked)
+
+
+def record_code_refused(user: User, *, way: str, code: str, is_locked: bool = False) -> None:
+    """The password was right, the second factor was not, for the reason `code`."""
+    _record_login_failed(user.username, user.username, way=way, code=code, is_locked=is_locked)
+
+
+def _record_login_failed(actor: str, who: str, *, way: str, code: str, is_locked: bool) -> None:
     kind = "user.login_failed"
     if is_locked and _is_told(kind, actor, reason=code, source_address=events.source_address()):
         return
-    who = actor if is_known else "somebody unknown"
     words = "is locked out after too many attempts" if is_locked else "failed to log in"
     events.record(
         kind, f"{who} {words}", target=None, actor=actor, severity=Severity.WARNING, outcome=Outcome.DENIED, way=way,

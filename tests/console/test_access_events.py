@@ -52,12 +52,6 @@ def test_login_and_logout_are_events(client: Client, db: None) -> None:
     assert told("user.logged_out") == [("bob", "192.0.2.6", Outcome.SUCCESS, "")]
 
 
-def test_the_admins_login_is_an_event_too(client: Client, db: None) -> None:
-    User.objects.create_superuser("root", password=PASSWORD)
-    client.post("/admin/login/", {"username": "root", "password": PASSWORD})
-    assert Event.objects.get(kind="user.logged_in").data == {"way": "admin"}
-
-
 def test_a_name_that_is_no_users_is_not_kept(client: Client, db: None) -> None:
     """It may be a password in the wrong field."""
     for name in (PASSWORD, "with\0nul", "x" * 200):

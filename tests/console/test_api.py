@@ -224,6 +224,9 @@ ROUTES_OF_VIEWS = {
     "acknowledge-alarm": "acknowledge_alarm",
     "revoke-api-token": "revoke_api_token",
     "add-api-token": "create_api_token",
+    "enrol-second-factor": "enrol_second_factor",
+    "renew-recovery-codes": "renew_recovery_codes",
+    "remove-second-factor": "remove_own_second_factor",  # and remove_second_factor, in Django's admin
     "appliance:syslog-add": "add_syslog_target",
     "appliance:syslog-edit": "edit_syslog_target",
     "appliance:syslog-remove": "remove_syslog_target",
@@ -315,7 +318,7 @@ ROUTES_OF_VIEWS = {
     "attestation:remove-anchor": "remove_trust_anchor",
     "attestation:dismiss-registration": "dismiss_tpm_registration",
 }
-ONLY_OF_BROWSERS = {"login", "logout", "theme"}
+ONLY_OF_BROWSERS = {"login", "login-code", "logout", "theme"}
 
 
 def test_whatever_a_page_can_change_the_api_can(alice: User, client: Client) -> None:

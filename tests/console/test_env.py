@@ -96,6 +96,7 @@ def test_the_product_starts_with_good_values_and_debug_off() -> None:
         ("BARTIZAN_CONSOLE_KEY", "abc"),
         ("BARTIZAN_CONSOLE_KEY", "zz" * 32),
         ("BARTIZAN_REDIS_SOCKET", ""),
+        ("BARTIZAN_SECOND_FACTOR", "perhaps"),
     ],
 )
 def test_a_wrong_value_stops_the_start(name: str, value: str) -> None:

@@ -18,12 +18,13 @@ from console.api import api
 from tests.api_client import ROOT
 
 # Django's own, and what is answered without a login.
-PUBLIC: Final = frozenset({"healthz", "login", "logout", "oidc-begin", "oidc-finish", "readyz", "theme"})
+PUBLIC: Final = frozenset({"healthz", "login", "login-code", "logout", "oidc-begin", "oidc-finish", "readyz", "theme"})
 KINDS: Final = ("datacenter", "cluster", "host", "datastore", "vm")
 PLAIN: Final[Mapping[str, object]] = {
     "verb": "on", "view": "hosts", "direction": "up", "fingerprint": "0" * 64, "target": "vda", "nv_index": 29360130,
     "method": "upload", "what": "certificate.der",
     "action": "encryption.decrypt_vm", "rule": "encryption.decrypt_vm",
+    "username": "holder",
 }  # fmt: skip
 
 QUERIES: Final[Mapping[str, Mapping[str, str]]] = {

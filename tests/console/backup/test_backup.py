@@ -8,9 +8,11 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.db.models import Model
+from django.utils import timezone
 from pytest_django import Settings
 
 from console.backup import rows, sealed_file
+from console.models import SecondFactor
 from encryption.models import Key, KmsCluster, StoragePolicy
 from inventory.authorize import SYSTEM
 from inventory.models import Event, Host, Job, JobStatus
@@ -39,9 +41,12 @@ def passphrase(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def backup(tmp_path: Path, passphrase: Path, alice: User) -> Path:
-    """Of a console with a VM inventory, a key provider with a key, and a sealed history."""
+    """Of a console with a VM inventory, a key provider with a key, a second factor, and a sealed history."""
     sample.make()
     Key.objects.create(cluster=provider(), key_id="7")
+    SecondFactor.objects.create(
+        user=alice, key_sealed=bytes(range(48)), last_step=1, recovery_digests=["d"], enrolled_at=timezone.now()
+    )
     event_chain.seal()
     path = tmp_path / "console.backup"
     call_command("backup", str(path), passphrase_file=passphrase)
