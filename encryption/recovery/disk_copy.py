@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO, Literal, final
 
 from encryption.adapters import image_files
-from encryption.engine import convert, luks, verify, xts
+from encryption.engine import convert, luks, qcow2, verify, xts
 from encryption.engine.convert import Conversion
 from encryption.engine.image import ImageError, ImageFile, whole_sectors
 from encryption.engine.luks_header import MIN_ITERATIONS, SECTOR_BYTES
@@ -327,6 +327,10 @@ def named_failures(path: str) -> Iterator[None]:
         raise Conflict("not_luks", f"{path}: {exc}", hint="see what it is: disk info") from exc
     except luks.BadHeader as exc:
         raise Conflict("luks_header_damaged", f"{path}: {exc}", hint="restore it from a copy of this image") from exc
+    except qcow2.BadQcow2 as exc:
+        raise Conflict(
+            "image_unusable", f"{path}: {exc}", hint="restore it from a copy; or see qemu-img check"
+        ) from exc
     except (ImageError, luks.LuksError, xts.EqualKeyHalves) as exc:
         raise Conflict("image_unusable", f"{path}: {exc}", hint="see what it is: disk info") from exc
     except image_files.FileMissing as exc:

@@ -1,6 +1,7 @@
 """The recovery command on image files: against cryptsetup and qemu-img, misled and misused."""
 
 import fcntl
+import json
 import os
 import shutil
 import stat
@@ -285,3 +286,20 @@ def test_info_in_words(volume: Path, raw: Path) -> None:
     assert "luks1" in text
     assert "0 (1000 iterations)" in text
     assert f"{len(padded(raw.read_bytes()))} bytes (3.0 MiB)" in text
+
+
+def test_info_of_a_qcow2_image_says_what_else_the_disk_needs(raw: Path, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(raw), "-F", "raw", str(image)], check=True)
+    subprocess.run(["qemu-img", "snapshot", "-c", "before", str(image)], check=True)
+    facts = json.loads(disk("info", image, "--json").out)
+    assert facts["qcow2"] == {
+        "disk_bytes": -(-raw.stat().st_size // 512) * 512, "backing_file": str(raw), "has_data_file": False,
+        "snapshots": 1, "is_encrypted": False,
+    }  # fmt: skip
+    assert (facts["format"], facts["luks"]) == ("qcow2", None)
+    text = disk("info", image).out
+    assert f"backing file    {raw}: the rest of the disk" in text and "snapshots       1" in text
+    assert "encrypted" not in text and "data file" not in text
+    image.write_bytes(image.read_bytes()[:100])
+    refused("info", image, code="image_unusable")

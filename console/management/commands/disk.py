@@ -156,6 +156,17 @@ def _described(facts: DiskFacts) -> list[tuple[str, str]]:
             ("payload offset", f"{luks.payload_offset} bytes"),
             ("keyslots", keyslots or "none is in use: nothing opens it"),
         ]
+    if facts.qcow2 is not None:
+        qcow2 = facts.qcow2
+        lines.append(("disk size", f"{qcow2.disk_bytes} bytes ({in_words(qcow2.disk_bytes)})"))
+        if qcow2.backing_file:
+            lines.append(("backing file", f"{qcow2.backing_file}: the rest of the disk"))
+        if qcow2.has_data_file:
+            lines.append(("data file", "yes: the disk's content is in another file"))
+        if qcow2.snapshots:
+            lines.append(("snapshots", str(qcow2.snapshots)))
+        if qcow2.is_encrypted:
+            lines.append(("encrypted", "yes, by the format's own means, not by Bartizan"))
     return lines
 
 
