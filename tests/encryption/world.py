@@ -1,8 +1,10 @@
 """One VM with real files on a fake host, and the job that changes its encryption, run as a worker runs it."""
 
+import copy
 import hashlib
+import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -19,7 +21,7 @@ from inventory import jobs
 from inventory.jobs import Progress
 from inventory.models import Cluster, Host, Job, JobStatus, VirtualMachine
 from inventory.services import sync
-from tests.encryption.file_host import FileHost
+from tests.encryption.file_host import FileHost, MemoryKeyServer
 from tests.fakes import FakeSite
 
 KIB = 1024
@@ -107,6 +109,23 @@ class World:
             f"<domain type='qemu'><name>vm</name><uuid>{self.uuid}</uuid><memory unit='MiB'>64</memory>{os}"
             f"<devices>{disks}{tpm}</devices></domain>"
         )
+
+    def remembered(self, keys: MemoryKeyServer) -> Callable[[], None]:
+        """What makes files, host and key server again what they are now. Rows are the caller's matter."""
+        place = self.folder.parent
+        copied = place.with_suffix(".remembered")
+        shutil.copytree(place, copied)
+        states = [(thing, _copied(vars(thing))) for thing in (self.hypervisor, keys)]
+
+        def restore() -> None:
+            shutil.rmtree(place)
+            shutil.copytree(copied, place)
+            for thing, state in states:
+                vars(thing).update(_copied(state))
+            self.vm = VirtualMachine.objects.get(pk=self.vm.pk)
+            self.host = Host.objects.get(pk=self.host.pk)
+
+        return restore
 
     # What a person does, and what a worker does then
 
@@ -238,6 +257,10 @@ class World:
         if self.shape.tpm:
             assert [path.name for path in self.tpm_folder.parent.iterdir()] == ["tpm2"]
             assert {path.name for path in self.tpm_folder.iterdir()} <= {"tpm2-00.permall"}
+
+
+def _copied(state: Mapping[str, object]) -> dict[str, object]:
+    return {name: copy.copy(value) if isinstance(value, dict | list | set) else value for name, value in state.items()}
 
 
 _WORK = {

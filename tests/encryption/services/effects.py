@@ -1,4 +1,8 @@
-"""Something happens at the n-th effect that a job has on the outside: files, tools, host, key server, database."""
+"""Something happens at the n-th effect that a job has on the outside: files, tools, host, key server, database.
+
+Changes of rows in one transaction are one effect, as long as nothing else happens between them: they come and go
+together.
+"""
 
 import os
 from collections.abc import Callable, Iterator
@@ -42,6 +46,7 @@ class Effects:
         self._at = 0
         self._strike: Callable[[str], None] = _pass
         self._is_armed = self._is_dead = False
+        self._transaction: str | None = None
         for name in _FILE_CALLS:
             monkeypatch.setattr(os, name, self._wrapped(f"os.{name}", getattr(os, name), _changes_files))
         for name in _TOOL_CALLS:
@@ -65,11 +70,15 @@ class Effects:
 
         return wrapped
 
-    def _effect(self, what: str) -> None:
+    def _effect(self, what: str, transaction: str | None = None) -> None:
+        """`transaction`: the one that rows are changed in, if any."""
         if not self._is_armed:
             return
         if self._is_dead:
             raise Killed(what)
+        if transaction is not None and transaction == self._transaction:
+            return
+        self._transaction = transaction
         self.seen.append(what)
         if len(self.seen) == self._at:
             try:
@@ -82,12 +91,13 @@ class Effects:
     def armed(self, at: int, strike: Callable[[str], None], *, database: bool = True) -> Iterator[None]:
         """`database`: its rows' changes are effects, too."""
         self.seen, self._at, self._strike = [], at, strike
-        self._is_armed, self._is_dead = True, False
+        self._is_armed, self._is_dead, self._transaction = True, False, None
+        own = len(connection.savepoint_ids)  # of the test itself
 
         def execute(run: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
             verb, _, rest = sql.partition(" ")
             if database and verb in ("INSERT", "UPDATE", "DELETE"):
-                self._effect(f"database {verb} {rest[:60]}")
+                self._effect(f"database {verb} {rest[:60]}", next(iter(connection.savepoint_ids[own:]), None))
             return run(sql, params, many, context)
 
         try:

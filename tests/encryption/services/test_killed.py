@@ -74,14 +74,16 @@ def opening(world: World) -> dict[str, bytes]:
     return {row.path: Path(row.path).read_bytes()[: luks.PREFIX_BYTES] for row in world.secrets.values() if row.target}
 
 
-def every_effect(effects: Effects, *, expected: int = 15) -> Iterator[int]:
-    """1, 2, ... until a run has fewer effects; the caller's rows are rolled back each time."""
+def every_effect(effects: Effects, world: World, keys: MemoryKeyServer, *, expected: int = 12) -> Iterator[int]:
+    """1, 2, ... until a run has fewer effects; rows, files, host and key server are as they were each time."""
+    restore = world.remembered(keys)
     at = 0
     while True:
         at += 1
         point = transaction.savepoint()
         yield at
         transaction.savepoint_rollback(point)
+        restore()
         if not effects.struck:
             assert at > expected, "hardly any effect was seen"
             return
@@ -101,8 +103,8 @@ def resumed(job: Job) -> Job:
 def test_killed_before_every_effect_and_resumed(
     make_world: MakeWorld, keys: MemoryKeyServer, effects: Effects, verb: str, shape: Shape
 ) -> None:
-    for at in every_effect(effects):
-        world, ask = prepared(make_world, shape, verb)
+    world, ask = prepared(make_world, shape, verb)
+    for at in every_effect(effects, world, keys):
         known = len(keys.keys)
         job = ask()
         with effects.armed(at, kill), contextlib.suppress(Killed):
@@ -124,8 +126,8 @@ def test_killed_before_every_effect_and_resumed(
 def test_killed_and_then_cancelled_before_a_worker_took_it_up(
     make_world: MakeWorld, keys: MemoryKeyServer, effects: Effects, verb: str, shape: Shape
 ) -> None:
-    for at in every_effect(effects):
-        world, ask = prepared(make_world, shape, verb)
+    world, ask = prepared(make_world, shape, verb)
+    for at in every_effect(effects, world, keys):
         job = ask()
         with effects.armed(at, kill), contextlib.suppress(Killed):
             world.run(job)
@@ -179,8 +181,8 @@ def test_refused_at_every_effect(
     shape: Shape,
     strike: Callable[[str], None],
 ) -> None:
-    for at in every_effect(effects, expected=5):
-        world, ask = prepared(make_world, shape, verb)
+    world, ask = prepared(make_world, shape, verb)
+    for at in every_effect(effects, world, keys, expected=5):
         job = ask()
         with effects.armed(at, strike, database=False):
             world.run(job)
@@ -195,8 +197,8 @@ def test_refused_at_every_effect(
 def test_cancelled_at_every_effect(
     make_world: MakeWorld, keys: MemoryKeyServer, effects: Effects, verb: str, shape: Shape
 ) -> None:
-    for at in every_effect(effects):
-        world, ask = prepared(make_world, shape, verb)
+    world, ask = prepared(make_world, shape, verb)
+    for at in every_effect(effects, world, keys):
         before, opened = world.files(), opening(world)
         job = ask()
 

@@ -43,8 +43,8 @@ CASES = [
 def test_killed_before_every_effect_and_resumed(
     make_world: MakeWorld, keys: MemoryKeyServer, effects: Effects, verb: str, shape: Shape
 ) -> None:
-    for at in every_effect(effects):
-        world, ask = prepared(make_world, shape, verb)
+    world, ask = prepared(make_world, shape, verb)
+    for at in every_effect(effects, world, keys):
         job = ask()
         with effects.armed(at, kill), contextlib.suppress(Killed):
             world.run(job)
@@ -62,8 +62,8 @@ def test_killed_before_every_effect_and_resumed(
 def test_refused_at_every_effect(
     make_world: MakeWorld, keys: MemoryKeyServer, effects: Effects, verb: str, shape: Shape
 ) -> None:
-    for at in every_effect(effects, expected=5):
-        world, ask = prepared(make_world, shape, verb)
+    world, ask = prepared(make_world, shape, verb)
+    for at in every_effect(effects, world, keys, expected=5):
         job = ask()
         with effects.armed(at, refuse, database=False):
             world.run(job)
