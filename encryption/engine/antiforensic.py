@@ -23,20 +23,26 @@ def merge(material: bytes, n_key_bytes: int, algorithm: hashes.HashAlgorithm) ->
 
 
 def _fold(stripes: bytes, n_key_bytes: int, algorithm: hashes.HashAlgorithm) -> bytes:
+    """Each stripe onto the diffused sum of those before it."""
+    # Diffusing hashes each digest-sized piece with its number in front: the thousands of stripes share that beginning.
+    begun: list[tuple[hashes.Hash, int, int]] = []
+    for number, start in enumerate(range(0, n_key_bytes, algorithm.digest_size)):
+        numbered = hashes.Hash(algorithm)
+        numbered.update(number.to_bytes(4, "big"))
+        begun.append((numbered, start, min(start + algorithm.digest_size, n_key_bytes)))
     folded = bytes(n_key_bytes)
     for start in range(0, len(stripes), n_key_bytes):
-        folded = _diffuse(_xor(folded, stripes[start : start + n_key_bytes]), algorithm)
+        folded = _diffused(_xor(folded, stripes[start : start + n_key_bytes]), begun)
     return folded
 
 
-def _diffuse(block: bytes, algorithm: hashes.HashAlgorithm) -> bytes:
-    """Hash each digest-sized piece with its number in front; the last digest is cut to what is left."""
+def _diffused(block: bytes, begun: list[tuple[hashes.Hash, int, int]]) -> bytes:
+    """The last digest is cut to what is left."""
     parts = []
-    for number, start in enumerate(range(0, len(block), algorithm.digest_size)):
-        piece = block[start : start + algorithm.digest_size]
-        digest = hashes.Hash(algorithm)
-        digest.update(number.to_bytes(4, "big") + piece)
-        parts.append(digest.finalize()[: len(piece)])
+    for numbered, start, end in begun:
+        digest = numbered.copy()
+        digest.update(block[start:end])
+        parts.append(digest.finalize()[: end - start])
     return b"".join(parts)
 
 
