@@ -115,7 +115,13 @@ CACHES = {
 JOB_TIME_LIMIT_SECONDS = env_int("BARTIZAN_JOB_TIME_LIMIT", 24 * 3600, minimum=60, maximum=7 * 24 * 3600)
 CELERY_BROKER_URL = BROKER_URL
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": JOB_TIME_LIMIT_SECONDS + 3600}
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "visibility_timeout": JOB_TIME_LIMIT_SECONDS + 3600,
+    # Of who sends a message: a page says soon that the broker is down. Workers connect again for as long as it takes.
+    "max_retries": 1,
+    "interval_start": 0.2,
+    "socket_connect_timeout": 5.0,
+}
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_IGNORE_RESULT = True

@@ -10,7 +10,7 @@ from inventory.models import Host, Job, JobStatus, PowerState, VirtualMachine, V
 from tests.browser.conftest import Console
 from tests.sample import Sample
 
-pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("sent")]
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 CAN = HostAbilities(
     virtualization="kvm", q35=True, uefi=True, secure_boot=True, smm=True, vtpm=True, viommu=True, nested="vmx",
     secure_loader="/f/OVMF_CODE_4M.ms.fd", plain_loader="/f/OVMF_CODE_4M.fd",
