@@ -14,6 +14,7 @@ from django.core.cache import cache
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from inventory import events
 from inventory.authorize import Actor, authorize
 from inventory.errors import ServiceError, Unavailable
 from inventory.models import VirtualMachine
@@ -26,6 +27,7 @@ TASK: Final = "inventory.read_console"
 READ: Final = "inventory.read_console"
 KEPT_SECONDS: Final = 30
 ASK_EVERY_SECONDS: Final = 2
+TOLD_SECONDS: Final = 3600
 MAX_BYTES: Final = 64 * 1024
 
 
@@ -39,10 +41,15 @@ class ConsoleText:
 
 
 def console_text(*, vm_id: UUID, actor: Actor) -> ConsoleText:
-    """What was last read, at once; asks a worker for a fresh reading, at most every two seconds for each VM."""
+    """What was last read, at once; asks a worker for a fresh reading, at most every two seconds for each VM.
+
+    That somebody reads it is an event, once an hour.
+    """
     vm = vm_of(vm_id)
     authorize(actor, READ, vm)
     try:
+        if cache.add(f"console-told-{vm.pk}-{actor.username}", True, TOLD_SECONDS):
+            events.record("vm.console_read", f"{actor.username} read the console of {vm}", target=vm, actor=actor)
         return _kept_text(vm)
     except RedisError as exc:
         raise Unavailable("cache_unreachable", "the console texts cannot be read: Redis does not answer") from exc

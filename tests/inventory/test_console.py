@@ -6,7 +6,7 @@ import pytest
 from django.contrib.auth.models import User
 
 from inventory.errors import NotFound, Refused
-from inventory.models import Host, VirtualMachine
+from inventory.models import Event, Host, VirtualMachine
 from inventory.services import console
 from tests.fakes import FakeHypervisor
 
@@ -27,6 +27,8 @@ def test_asked_once_then_shown(machine: VirtualMachine, hypervisor: FakeHypervis
     console.read_console(str(machine.pk))
     shown = console.console_text(vm_id=machine.pk, actor=alice)
     assert (shown.text, shown.problem, shown.age_seconds is not None) == ("login: ", "", True)
+    told = Event.objects.get(kind="vm.console_read")
+    assert (told.actor, told.target_id) == ("alice", machine.pk)
 
 
 def test_why_there_is_none(machine: VirtualMachine, hypervisor: FakeHypervisor, alice: User, sent: Sent) -> None:
@@ -43,3 +45,4 @@ def test_who_may_not(machine: VirtualMachine, alice: User, charlie: User, sent: 
     with pytest.raises(NotFound):
         console.console_text(vm_id=uuid4(), actor=alice)
     assert sent == []
+    assert not Event.objects.exists()

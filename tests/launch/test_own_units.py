@@ -9,6 +9,7 @@ from typing import Final
 import pytest
 
 from console.launch.processes import QUEUES, Installation, console_programs
+from inventory.engine.crypto_policy import TLS_1_2_CIPHERS
 from tests.launch.conftest import ROOT
 
 TEXT: Final = (ROOT / "docs" / "production.md").read_text(encoding="utf-8")
@@ -66,9 +67,10 @@ def verified(*files: Path) -> str:
     return done.stdout + done.stderr
 
 
-def test_the_proxy_says_what_the_console_has_to_know() -> None:
+def test_the_proxy_says_what_the_console_has_to_know_by_approved_suites() -> None:
     """nginx itself read this example by hand; the suite has no nginx."""
     found = re.search(r"nginx, with two web machines:\n\n```\n(.*?)```", TEXT, re.DOTALL)
     assert found and found.group(1).count("{") == found.group(1).count("}")
+    assert f"ssl_ciphers {TLS_1_2_CIPHERS};" in found.group(1) and f"--ciphers {TLS_1_2_CIPHERS}" in TEXT
     wanted = {"Host $host", "X-Forwarded-Proto https", "X-Forwarded-For $remote_addr"}
     assert {told.strip() for told in re.findall(r"proxy_set_header ([^;]+);", found.group(1))} == wanted
