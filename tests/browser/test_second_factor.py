@@ -1,0 +1,70 @@
+"""A second factor in the browser: set up, asked for at the login, required. Wide and light, narrow and dark."""
+
+import base64
+
+import pytest
+from django.urls import reverse
+from django_otp.oath import totp
+from pytest_django import Settings
+
+from tests.browser.conftest import PASSWORD, Console
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+def look(console: Console, name: str) -> None:
+    for theme, width in (("light", 1440), ("dark", 420)):
+        console.page.evaluate(f"document.body.setAttribute('cds-theme', '{theme}')")
+        console.page.set_viewport_size({"width": width, "height": 900})
+        console.shot(f"{name}-{theme}-{width}")
+        assert console.axe() == [], f"{name} {theme} {width}"
+        assert console.page.evaluate("document.documentElement.scrollWidth") <= width, name
+    console.page.set_viewport_size({"width": 1440, "height": 900})
+    console.page.evaluate("document.body.setAttribute('cds-theme', 'light')")
+
+
+def test_a_second_factor(console: Console, settings: Settings) -> None:
+    page = console.open(reverse("second-factor"))
+    look(console, "second-factor-none")
+    page.get_by_role("link", name="Set up…").click()
+    page.locator("dialog img.qr").wait_for()
+    assert page.locator("dialog img.qr").evaluate("image => image.naturalWidth") > 100
+    assert page.evaluate("document.activeElement.id") == "id_code"
+    look(console, "second-factor-set-up")
+    key = base64.b32decode(page.locator("#totp-key").inner_text().replace(" ", ""))
+    page.fill("dialog #id_code", f"{totp(key):06}")
+    page.keyboard.press("Enter")
+    page.locator("dialog .codes").wait_for()
+    look(console, "second-factor-codes")
+    codes = page.locator("dialog .codes code").all_inner_texts()
+    page.get_by_role("link", name="Done").click()
+    page.get_by_role("link", name="New recovery codes…").wait_for()
+    look(console, "second-factor")
+    page.get_by_role("link", name="Remove…").click()
+    page.locator("dialog #id_password").wait_for()
+    look(console, "second-factor-remove")
+    page.keyboard.press("Escape")
+
+    page.get_by_label("User admin").click()
+    page.get_by_role("menuitem", name="Log out").click()
+    page.fill("#id_username", "admin")
+    page.fill("#id_password", PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/login/code/")
+    assert page.evaluate("document.activeElement.id") == "id_code"
+    look(console, "login-code")
+    page.fill("#id_code", codes[0])
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#tasks-rows table")
+
+    page.goto(console.url + reverse("remove-second-factor"))
+    page.fill("#id_password", PASSWORD)
+    page.fill("#id_code", codes[1])
+    page.keyboard.press("Enter")
+    page.get_by_role("link", name="Set up…").wait_for()
+    settings.SECOND_FACTOR = "required"
+    page.goto(console.url + "/")
+    page.wait_for_url("**/second-factor/enrol/")
+    look(console, "second-factor-required")
+    page.get_by_role("button", name="Log out admin").click()
+    page.wait_for_selector("#id_username")
