@@ -10,7 +10,7 @@ from encryption.engine.migration import Mode
 from encryption.models import EncryptedVmotion, Stage, VmMigration, VmSecurity, WrappedSecret
 from inventory import events
 from inventory.authorize import Actor, authorize
-from inventory.errors import Conflict, Invalid
+from inventory.errors import Conflict
 from inventory.models import Disk, Job, VirtualMachine
 from inventory.services.virtual_machines import vm_of
 
@@ -38,20 +38,15 @@ def effective_mode(vm: VirtualMachine) -> Mode:
 
 
 @transaction.atomic
-def set_encrypted_vmotion(*, vm_id: UUID, mode: str, actor: Actor) -> VmMigration:
-    """Raises NotFound, Refused, Invalid `mode_unknown`, Conflict `encrypted_vmotion_fixed`."""
+def set_encrypted_vmotion(*, vm_id: UUID, mode: EncryptedVmotion, actor: Actor) -> VmMigration:
+    """Raises NotFound, Refused, Conflict `encrypted_vmotion_fixed`."""
     vm = vm_of(vm_id)
     authorize(actor, ACTION, vm)
-    if mode not in EncryptedVmotion.values:
-        raise Invalid(
-            "mode_unknown", f"there is no mode {mode[:20]} of encrypted vMotion",
-            hint=f"choose one of {', '.join(EncryptedVmotion.values)}",
-        )  # fmt: skip
     if mode != EncryptedVmotion.REQUIRED and is_encrypted(vm):
         raise Conflict(
             "encrypted_vmotion_fixed", f"encrypted vMotion of {vm} is fixed: {FIXED}", hint="decrypt it first"
         )
-    return write_mode(vm, EncryptedVmotion(mode), actor=actor)
+    return write_mode(vm, mode, actor=actor)
 
 
 def write_mode(

@@ -12,6 +12,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_safe
 
 from encryption.forms import AUTO, STAY, EncryptedVmotionForm, MigrateForm
+from encryption.models import EncryptedVmotion
 from encryption.services import migration, migration_probes, vmotion
 from encryption.services.migration import TargetChoice
 from encryption.views.kms_dialogs import confirm
@@ -100,7 +101,7 @@ def encrypted_vmotion(request: HttpRequest, vm_id: UUID) -> HttpResponse:
     authorize(request.user, vmotion.ACTION, vm)
 
     def submit(data: dict[str, Any]) -> str:
-        vmotion.set_encrypted_vmotion(vm_id=vm_id, mode=data["mode"], actor=request.user)
+        vmotion.set_encrypted_vmotion(vm_id=vm_id, mode=EncryptedVmotion(data["mode"]), actor=request.user)
         return reverse("encryption:vm-options", args=[vm_id])
 
     context = {

@@ -106,3 +106,17 @@ def test_somebody_who_may_only_look(client: Client, charlie: User, vms: list[Vir
 def test_vms_are_chosen_in_the_list(admin: Client, vms: list[VirtualMachine]) -> None:
     page = told(admin.get(reverse("inventory:vms", args=["host", vms[0].host_id])))
     assert f'formaction="{PAGE}"' in page and f'aria-label="Choose {vms[0].name}"' in page
+
+
+@pytest.mark.parametrize(
+    ("chosen", "code"),
+    [(["x"], "vm_id_malformed"), ([], "no_vms"), ([str(uuid4())] * 201, "too_many_vms")],
+    ids=["no id", "none", "too many"],
+)
+def test_what_cannot_be_chosen(admin: Client, vms: list[VirtualMachine], chosen: list[str], code: str) -> None:
+    for answer in (admin.get(PAGE, {"vm": chosen}), admin.post(PAGE, {"vm": chosen, "vtpm": "add"})):
+        assert answer.status_code == 422 and f"<code>{code}</code>" in told(answer)
+    for path in (API, f"{API}/plan"):
+        refused = admin.post(path, {"virtual_machines": chosen}, content_type="application/json")
+        assert (refused.status_code, refused.json()["code"]) == (422, "invalid_input")
+    assert not Job.objects.exists()

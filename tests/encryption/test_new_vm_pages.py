@@ -235,3 +235,13 @@ def test_an_encrypted_one_needs_the_right_to_encrypt(
     answer = client.post(PAGE, form(store))
     assert answer.status_code == 403 and "create_encrypted_vm" in told(answer) and not Job.objects.exists()
     assert client.post(PAGE, form(store, encrypts=False)).status_code == 302
+
+
+def test_place_that_is_none(admin: Client, store: Datastore) -> None:
+    """Of the page alone: over the API the datastore is the place."""
+    nowhere = "00000000-0000-0000-0000-000000000007"
+    for asked, status, code in (("x", 422, "place_id_malformed"), (nowhere, 404, "place_not_found")):
+        for address in (PAGE, PLAN):
+            answer = admin.get(address, {"host": asked}) if address == PAGE else admin.post(f"{PLAN}?host={asked}")
+            assert answer.status_code == status and f"<code>{code}</code>" in answer.content.decode()
+    assert not Job.objects.exists()

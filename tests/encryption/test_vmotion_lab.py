@@ -15,7 +15,7 @@ import libvirt
 import pytest
 from django.contrib.auth.models import User
 
-from encryption.models import KmsCluster, KmsServer, MigrationProbe, StoragePolicy
+from encryption.models import EncryptedVmotion, KmsCluster, KmsServer, MigrationProbe, StoragePolicy
 from encryption.services import (
     conversion,
     key_access,
@@ -261,7 +261,7 @@ def check_is_tls(relay: Relay) -> None:
 def test_a_plain_guest_in_clear_and_under_tls(plain: Site, relay: Relay) -> None:
     """The control: in clear the relay reads memory and disks of the same guest. Then under TLS, and nothing."""
     beats = plain.beats()
-    vmotion.set_encrypted_vmotion(vm_id=plain.vm.pk, mode="disabled", actor=plain.actor)
+    vmotion.set_encrypted_vmotion(vm_id=plain.vm.pk, mode=EncryptedVmotion.DISABLED, actor=plain.actor)
     relay.reset()
     plain.move("b")
     assert relay.seen.found[IN_MEMORY] > 0 and relay.seen.found[ON_DISK] > 1000, relay.seen.found
@@ -271,7 +271,7 @@ def test_a_plain_guest_in_clear_and_under_tls(plain: Site, relay: Relay) -> None
     plain.check_only_on("b")
 
     plain.move("a")
-    vmotion.set_encrypted_vmotion(vm_id=plain.vm.pk, mode="required", actor=plain.actor)
+    vmotion.set_encrypted_vmotion(vm_id=plain.vm.pk, mode=EncryptedVmotion.REQUIRED, actor=plain.actor)
     relay.reset()
     plain.move("b")
     check_is_tls(relay)
@@ -292,14 +292,14 @@ def without_certificates(site: Site, host: str) -> Iterator[None]:
 def test_a_host_without_certificates(plain: Site) -> None:
     """*required* is refused before anything moves; *opportunistic* goes in clear, and says so."""
     with without_certificates(plain, "b"):
-        vmotion.set_encrypted_vmotion(vm_id=plain.vm.pk, mode="required", actor=plain.actor)
+        vmotion.set_encrypted_vmotion(vm_id=plain.vm.pk, mode=EncryptedVmotion.REQUIRED, actor=plain.actor)
         job = plain.move("b", JobStatus.FAILED)
         assert job.error_code == "migration_tls_unavailable"
         assert "layout" not in job.checkpoint, "refused before anything was written"
         plain.check_only_on("a")
         plain.guest()
 
-        vmotion.set_encrypted_vmotion(vm_id=plain.vm.pk, mode="opportunistic", actor=plain.actor)
+        vmotion.set_encrypted_vmotion(vm_id=plain.vm.pk, mode=EncryptedVmotion.OPPORTUNISTIC, actor=plain.actor)
         plain.move("b")
     told = Event.objects.get(kind="vm.migrated")
     assert (told.data["encrypted"], told.data["fell_back"], told.severity) == (False, True, "warning")
@@ -336,7 +336,7 @@ def slow_down(site: Site, mib_per_second: int) -> None:
 
 
 def test_a_cancelled_one_stays(plain: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    vmotion.set_encrypted_vmotion(vm_id=plain.vm.pk, mode="required", actor=plain.actor)
+    vmotion.set_encrypted_vmotion(vm_id=plain.vm.pk, mode=EncryptedVmotion.REQUIRED, actor=plain.actor)
     slow_down(plain, 1)
     job = plain.ask("b")
     tell = migration_live.tell
@@ -362,7 +362,7 @@ class Killed(BaseException):
 
 def test_the_job_of_a_dead_worker_finds_the_guest(plain: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIMULATED: the death, by what no code of a worker catches. The daemons go on; e2e kills a real worker."""
-    vmotion.set_encrypted_vmotion(vm_id=plain.vm.pk, mode="required", actor=plain.actor)
+    vmotion.set_encrypted_vmotion(vm_id=plain.vm.pk, mode=EncryptedVmotion.REQUIRED, actor=plain.actor)
     slow_down(plain, 4)
     job = plain.ask("b")
     tell = migration_live.tell

@@ -10,12 +10,16 @@ from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import User
+from django.test import Client
+from django.urls import reverse
 
+from encryption import tasks
 from encryption.models import Bundle
 from encryption.services import bundles, import_vm
 from encryption.services.import_vm import Identity
 from inventory.errors import Conflict, Invalid, NotFound, Refused
-from inventory.models import Datastore, Event, Host, JobStatus
+from inventory.models import Datastore, Event, Host, Job, JobStatus
+from tests.api_client import caller
 from tests.encryption.file_host import MemoryKeyServer
 from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.services.real_kms import run
@@ -124,6 +128,22 @@ class TestHostile:
         job = run(ask(target, bundle, identity=Identity.COPY), import_vm.run_import_vm)
         assert (job.status, job.error_code) == (JobStatus.FAILED, code), job.message
         assert set(target.folder.rglob("*")) == before and target.hypervisor.xml == definitions
+
+    @pytest.mark.parametrize("case", ["a changed disk", "a doctype", "a file of the host as a disk"])
+    def test_told_to_who_asked_on_the_page(
+        self, admin: Client, world: World, target: World, exchange: Path, case: str
+    ) -> None:
+        spoil, code = HOSTILE[case]
+        bundle = exported(world)
+        spoil(exchange / bundle.folder)
+        store = Datastore.objects.get(host=target.host, name="store")
+        form = {"bundle": str(bundle.pk), "datastore": str(store.pk), "name": "app-01", "identity": "copy"}
+        Job.objects.all().delete()
+        assert admin.post(reverse("encryption:import-vm", args=[target.host.pk]), form).status_code == 302
+        job = Job.objects.get()
+        tasks.import_a_vm(str(job.pk))
+        told = caller(world.actor).get(f"/jobs/{job.pk}").body
+        assert (told["status"], told["error_code"]) == ("failed", code)
 
     def test_a_secret_whose_key_is_not_in_the_definition(self, world: World, target: World, exchange: Path) -> None:
         bundle = exported(world)

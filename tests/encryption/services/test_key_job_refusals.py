@@ -8,10 +8,11 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
+from encryption import tasks
 from encryption.adapters import image_files
-from encryption.engine import keywrap
+from encryption.engine import keywrap, transport
 from encryption.engine.secret import Secret
-from encryption.models import KmsCluster, Leftover
+from encryption.models import ClientKeyUpload, KmsCluster, Leftover
 from encryption.services import client_keys, key_access, leftover_files, leftovers
 from inventory import jobs
 from inventory.services import sync
@@ -101,3 +102,33 @@ def test_another_certificate_is_staged_while_a_server_is_asked(
     owner.refresh_from_db()
     assert (owner.client_certificate_pem, owner.client_certificate_next_pem) == ("", WRONG_CA)
     assert caller(world.actor).post(f"/key-providers/{owner.pk}/use-client-certificate").status == 202
+
+
+def test_key_provider_without_a_server(admin: Client, make_world: MakeWorld, keys: MemoryKeyServer) -> None:
+    owner = KmsCluster.objects.get()
+    owner.servers.all().delete()
+    assert refused(admin, make_world(HOME), reverse("encryption:kms-check", args=[owner.pk]), {}) == "no_key_server"
+
+
+@pytest.mark.parametrize("code", ["upload_gone", "upload_sealed_otherwise"])
+def test_upload_that_is_not_what_was_uploaded(
+    admin: Client, make_world: MakeWorld, keys: MemoryKeyServer, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    """SIMULATED: between the page and the worker somebody changed the database."""
+    row, owner = client_keys.ensure_transport_key(), KmsCluster.objects.get()
+    take = tasks.take_client_key
+
+    def late(job_id: str) -> None:
+        found = ClientKeyUpload.objects.all()
+        if code == "upload_gone":
+            found.delete()
+        else:
+            other = Secret(private(LEAF_KEY).encode())
+            found.update(sealed=transport.seal(row.public_pem, other, context=b"another key provider"))
+        take(job_id)
+
+    monkeypatch.setattr(tasks, "take_client_key", late)
+    form = {"certificate": LEAF, "private_key": private(LEAF_KEY)}
+    url = reverse("encryption:kms-upload-client", args=[owner.pk])
+    assert refused(admin, make_world(HOME), url, form) == code
+    assert not ClientKeyUpload.objects.exists()
