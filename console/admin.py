@@ -10,7 +10,7 @@ from django.contrib import admin, messages
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
 from django.db import transaction
-from django.db.models import Model, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from typing_extensions import override
 
@@ -19,7 +19,8 @@ from console.models import ExternalIdentity
 from inventory.admin import LookOnly
 from inventory.authorize import may
 from inventory.errors import ServiceError
-from inventory.services import roles
+from inventory.services import access, roles
+from inventory.services.access import AccountChange
 
 admin.site.site_header = "Bartizan administration"
 admin.site.site_title = "Bartizan administration"
@@ -57,17 +58,38 @@ class ForAdministrators(ModelAdmin):
         super().save_related(request, form, formsets, change)
         roles.refuse_without_administrator()
 
+    # Django calls these two for whatever was saved, a password that was set included.
     @override
-    def delete_model(self, request: HttpRequest, obj: Model) -> None:
+    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        access.record_account(obj, AccountChange.ADDED, actor=str(request.user))
+        return super().log_addition(request, obj, message)
+
+    @override
+    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        if fields := _changed(message):
+            access.record_account(obj, AccountChange.CHANGED, actor=str(request.user), fields=fields)
+        return super().log_change(request, obj, message)
+
+    @override
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
         with transaction.atomic():
+            access.record_account(obj, AccountChange.DELETED, actor=str(request.user))
             super().delete_model(request, obj)
             roles.refuse_without_administrator()
 
     @override
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
         with transaction.atomic():
+            for account in queryset:
+                access.record_account(account, AccountChange.DELETED, actor=str(request.user))
             super().delete_queryset(request, queryset)
             roles.refuse_without_administrator()
+
+
+def _changed(message: Any) -> list[str]:
+    """The fields that Django's message about a change names; empty where a form was saved as it was."""
+    parts = message if isinstance(message, list) else []
+    return [str(field) for part in parts for told in part.values() for field in told.get("fields", ())]
 
 
 admin.site.unregister(User)

@@ -193,3 +193,33 @@ def test_its_pages_hold_under_the_policy(operator: Client, inventory: Sample) ->
         assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:", page), url
         inline = [tag for tag in re.findall(r"<script[^>]*>", page) if "src=" not in tag]
         assert [tag for tag in inline if "application/json" not in tag] == [], url
+
+
+def test_what_is_done_with_users_and_groups_is_in_the_history_without_any_password(operator: Client) -> None:
+    secret = "a planted password 17"
+    operator.post(reverse("admin:auth_group_add"), {"name": "night shift"})
+    new = {"username": "dora", "password1": secret, "password2": secret, "usable_password": "true"}
+    assert operator.post(reverse("admin:auth_user_add"), new).status_code == 302
+    dora = User.objects.get(username="dora")
+    change = reverse("admin:auth_user_change", args=[dora.pk])
+    initial = operator.get(change).context["adminform"].form["date_joined"].value()
+    shape = {
+        "username": "dora", "is_active": "on", "date_joined_0": f"{initial:%Y-%m-%d}",
+        "date_joined_1": f"{initial:%H:%M:%S}", "initial-date_joined_0": f"{initial:%Y-%m-%d}",
+        "initial-date_joined_1": f"{initial:%H:%M:%S}",
+    }  # fmt: skip
+    assert operator.post(change, shape).status_code == 302
+    assert operator.post(change, shape | {"is_superuser": "on"}).status_code == 302
+    sets = reverse("admin:auth_user_password_change", args=[dora.pk])
+    assert operator.post(sets, {"password1": secret + "8", "password2": secret + "8"}).status_code == 302
+    chosen = {"action": "delete_selected", "_selected_action": [str(dora.pk)], "post": "yes"}
+    assert operator.post(reverse("admin:auth_user_changelist"), chosen).status_code == 302
+    rows = Event.objects.filter(data__has_key="account").order_by("id")
+    assert [(row.kind, row.data["fields"], row.data["is_superuser"]) for row in rows] == [
+        ("group.added", [], False),
+        ("user.added", [], False),
+        ("user.changed", ["Superuser status"], True),
+        ("user.changed", ["password"], True),
+        ("user.deleted", [], True),
+    ]
+    assert {row.actor for row in rows} == {"alice"} and secret not in str(list(Event.objects.values()))

@@ -35,6 +35,9 @@ COMPUTED: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ),
     ("inventory/jobs.py", "f'job.{status}'"): ("job.failed", "job.errored", "job.cancelled"),
     ("inventory/services/access.py", "kind"): ("user.login_failed",),
+    ("inventory/services/access.py", "f'{noun}.{change}'"): tuple(
+        f"{noun}.{change}" for noun in ("user", "group") for change in ("added", "changed", "deleted")
+    ),
     ("inventory/services/checkpoints.py", "KIND"): ("audit.checkpoint",),
     ("inventory/services/places.py", "f'{events.kind_of(place).value}.renamed'"): (
         "datacenter.renamed", "cluster.renamed",

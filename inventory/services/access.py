@@ -1,10 +1,11 @@
 """Who came in, and who asked for what they may not have, as events."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from enum import StrEnum
 from typing import Final
 
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, User
 from django.utils import timezone
 
 from inventory import events
@@ -15,6 +16,12 @@ from inventory.models import Event, Outcome, Severity
 AGAIN_AFTER: Final = timedelta(minutes=1)
 """The same refusal is not recorded again so soon: nobody is to fill the history by asking."""
 NOBODY: Final = "nobody"
+
+
+class AccountChange(StrEnum):
+    ADDED = "added"
+    CHANGED = "changed"
+    DELETED = "deleted"
 
 
 def record_refusals(refusals: Iterable[Refusal], *, method: str, path: str) -> None:
@@ -72,6 +79,17 @@ def record_login_refused(error: ServiceError, *, way: str) -> None:
             kind, error.message, target=None, actor=NOBODY, severity=Severity.WARNING,
             outcome=Outcome.FAILURE if failed else Outcome.DENIED, way=way, code=error.code,
         )  # fmt: skip
+
+
+def record_account(account: User | Group, change: AccountChange, *, actor: str, fields: Sequence[str] = ()) -> None:
+    """Somebody added, changed or deleted a user or a group. `fields`: what was changed, by name; never what to."""
+    noun = "user" if isinstance(account, User) else "group"
+    words = f"{noun} {account} was {change}" + (f": {', '.join(fields)}" if fields else "")
+    events.record(
+        f"{noun}.{change}", words[0].upper() + words[1:], target=None, actor=actor,
+        severity=Severity.INFO if change is AccountChange.ADDED else Severity.WARNING, account=str(account),
+        fields=list(fields), is_superuser=isinstance(account, User) and account.is_superuser,
+    )  # fmt: skip
 
 
 def record_token_refused() -> None:

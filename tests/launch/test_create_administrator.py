@@ -7,6 +7,8 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 
+from inventory.models import Event
+
 pytestmark = pytest.mark.django_db
 
 
@@ -26,6 +28,7 @@ def create(password_file: Path) -> str:
 
 def test_it_creates_an_administrator_once(password_file: Path) -> None:
     assert create(password_file) == "created"
+    assert Event.objects.get(kind="user.added").data["is_superuser"] is True
     user = User.objects.get(username="chief")
     assert user.is_superuser
     assert user.is_staff

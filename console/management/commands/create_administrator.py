@@ -6,9 +6,12 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.core.management.base import BaseCommand
+from django.db import transaction
 from typing_extensions import override
 
 from console.private_file import read_private
+from inventory.authorize import SYSTEM
+from inventory.services.access import AccountChange, record_account
 
 
 class Command(BaseCommand):
@@ -27,7 +30,9 @@ class Command(BaseCommand):
         password = read_private(password_file)
         user = User.objects.filter(username=username).first()
         if user is None:
-            User.objects.create_superuser(username=username, email=None, password=password)
+            with transaction.atomic():
+                made = User.objects.create_superuser(username=username, email=None, password=password)
+                record_account(made, AccountChange.ADDED, actor=SYSTEM.username)
             self.stdout.write("created")
         else:
             self.stdout.write("current" if user.check_password(password) else "changed")
