@@ -51,6 +51,17 @@ def test_systemd_takes_every_unit(tmp_path: Path) -> None:
     assert verified(*sorted(tmp_path.iterdir())) == ""
 
 
+def test_systemd_takes_the_units_of_one_machine_and_of_the_agent(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    found = re.search(r"bartizan\.service`:\n\n```\n(.*?)```", text, re.DOTALL)
+    assert found
+    one = tmp_path / "bartizan.service"
+    one.write_text(found.group(1).replace("/opt/bartizan/bartizan", str(ROOT / "bartizan")))
+    agent = tmp_path / "bartizan-agent.service"
+    agent.write_text((ROOT / "attestation" / "agent" / "bartizan-agent.service").read_text(encoding="utf-8"))
+    assert verified(one, agent) == ""
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [("NoNewPrivilege=yes", "Unknown key"), ("ExecStart=/nowhere/python", "not executable")],
