@@ -9,6 +9,7 @@
 """
 
 import unicodedata
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -75,10 +76,8 @@ def _known(proven: Proven) -> User | None:
 
 def _made(proven: Proven) -> User:
     name = _checked_name(proven)
-    try:
-        with transaction.atomic():
-            if User.objects.filter(username__iexact=name).exists():
-                raise _taken(proven, name)
+    with suppress(IntegrityError), transaction.atomic():
+        if not User.objects.filter(username__iexact=name).exists():
             user = User(username=name)
             user.set_unusable_password()
             user.save()
@@ -89,12 +88,16 @@ def _made(proven: Proven) -> User:
                 "user.added", f"{name} was added at the first login by {_way(proven)}", target=None, actor=SYSTEM,
                 way=proven.source, user=name, identity=proven.subject,
             )  # fmt: skip
-    except IntegrityError as exc:  # somebody was added meanwhile: this identity by another request, or the name
-        user_now = _known(proven)
-        if user_now is None:
-            raise _taken(proven, name) from exc
-        return user_now
-    return user
+            return user
+    # Somebody has the name, since now perhaps: this very identity, by a request beside this one, or somebody else.
+    found = _known(proven)
+    if found is None:
+        raise Conflict(
+            "user_name_taken",
+            f"{_of(proven)} cannot log in: another user of this console is called {name}",
+            hint="an administrator of this console can rename or remove that user",
+        )
+    return found
 
 
 def _checked_name(proven: Proven) -> str:
@@ -132,14 +135,6 @@ def _way(proven: Proven) -> str:
 
 def _of(proven: Proven) -> str:
     return f"{proven.name[:80]} of {_way(proven)}" if proven.name else f"somebody of {_way(proven)}"
-
-
-def _taken(proven: Proven, name: str) -> Conflict:
-    return Conflict(
-        "user_name_taken",
-        f"{_of(proven)} cannot log in: another user of this console is called {name}",
-        hint="an administrator of this console can rename or remove that user",
-    )
 
 
 def _unusable(proven: Proven) -> Untrusted:

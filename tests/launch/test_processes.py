@@ -43,6 +43,21 @@ def test_only_workers_and_the_forwarder_get_the_console_key(installation: Instal
     assert holders == {"worker-control", "worker-attestation", "worker-crypto", "forward-events"}
 
 
+def test_only_the_web_process_learns_of_provider_and_directory(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of their secrets by their files alone."""
+    names = {"BARTIZAN_OIDC_ISSUER", "BARTIZAN_OIDC_CLIENT_SECRET_FILE", "BARTIZAN_LDAP_BIND_PASSWORD_FILE"}
+    for name in (*names, "BARTIZAN_OIDC_CLIENT_SECRET", "BARTIZAN_LDAP_BIND_PASSWORD"):
+        monkeypatch.setenv(name, "x")
+    told = {
+        program.name: {name for name in program.environment if name.startswith(("BARTIZAN_OIDC_", "BARTIZAN_LDAP_"))}
+        for program in console_programs(installation)
+    }
+    assert told.pop("web") == names
+    assert not any(told.values())
+
+
 def test_redis_gets_no_setting_at_all(installation: Installation) -> None:
     assert by_name(installation)["redis"].environment == {}
 

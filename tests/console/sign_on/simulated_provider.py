@@ -13,7 +13,7 @@ from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any, Final
-from urllib.parse import parse_qs, parse_qsl, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -126,19 +126,24 @@ class SimulatedProvider:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self._send(*simulated.give(urlsplit(self.path).path))
+                parts = urlsplit(self.path)
+                if parts.path.endswith("/auth"):  # the person is known there, and has nothing to type
+                    (back,) = parse_qs(parts.query)["redirect_uri"]
+                    self._send(302, {}, f"{back}?{urlencode(simulated.went(self.path))}")
+                else:
+                    self._send(*simulated.give(parts.path))
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"])).decode()
                 self._send(*simulated.exchange(dict(parse_qsl(body)), dict(self.headers)))
 
-            def _send(self, status: int, found: object) -> None:
+            def _send(self, status: int, found: object, location: str = "http://192.0.2.1/elsewhere") -> None:
                 body = found if isinstance(found, bytes) else json.dumps(found).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
                 if status in (301, 302, 307):
-                    self.send_header("Location", "http://192.0.2.1/elsewhere")
+                    self.send_header("Location", location)
                 self.end_headers()
                 self.wfile.write(body)
 

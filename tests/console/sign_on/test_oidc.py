@@ -11,6 +11,7 @@ from django.urls import reverse
 from pytest_django import Settings
 
 from console.models import ExternalIdentity
+from console.sign_on import identities
 from inventory.authorize import VIEW_ALL, Role, may
 from inventory.models import Event, Outcome, RoleAssignment
 from lab.pki import Authority, Issued
@@ -117,6 +118,17 @@ def test_another_person_with_the_same_name_there_is_another(client: Client, prov
     log_in(client, provider)
     provider.claims = {"sub": "another"}
     refused(Client(), provider, "user_name_taken", 409)
+
+
+def test_two_first_logins_at_once_make_one_user(
+    client: Client, provider: SimulatedProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second has looked before the first wrote."""
+    log_in(Client(), provider)
+    known, looks = identities._known, iter([True, False])
+    monkeypatch.setattr(identities, "_known", lambda proven: None if next(looks) else known(proven))
+    log_in(client, provider)
+    assert who(client) == "bob" and User.objects.count() == 1
 
 
 @pytest.mark.parametrize("name", ["Bartizan", "nobody", "with blank", "a\nb", "x" * 151, "<b>"])
