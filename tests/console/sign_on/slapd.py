@@ -80,7 +80,8 @@ memberUid: bob
 
 @dataclass(slots=True)
 class Directory:
-    """Listens with and without TLS from the first byte; without, it refuses passwords before StartTLS."""
+    """Listens with and without TLS from the first byte; without, it refuses passwords before StartTLS. Also at
+    127.0.0.2, which is not in its certificate."""
 
     ldaps: str
     ldap: str
@@ -110,15 +111,24 @@ def start(state: Path, authority: Authority, identity: Issued) -> Directory:
         [program, "-Tadd", "-f", config, "-l", str(state / "entries.ldif")], env=environment, check=True,
         capture_output=True, timeout=60,
     )  # fmt: skip
-    ldap, ldaps = free_ports(2)
-    process = subprocess.Popen(
-        [program, "-f", config, "-d", "0", "-h", f"ldap://127.0.0.1:{ldap} ldaps://127.0.0.1:{ldaps}"],
-        env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    for _ in range(3):  # ports were free a moment ago
+        ldap, ldaps = free_ports(2)
+        listen = f"ldap://127.0.0.1:{ldap} ldaps://127.0.0.1:{ldaps} ldap://127.0.0.2:{ldap} ldaps://127.0.0.2:{ldaps}"
+        process = subprocess.Popen(
+            [program, "-f", config, "-d", "0", "-h", listen], env=environment, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        if _listens(process, ldaps):
+            return Directory(f"ldaps://127.0.0.1:{ldaps}", f"ldap://127.0.0.1:{ldap}", process)
+    raise AssertionError("slapd does not listen")
+
+
+def _listens(process: subprocess.Popen[bytes], port: int) -> bool:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", ldaps), timeout=1):
-            return Directory(f"ldaps://127.0.0.1:{ldaps}", f"ldap://127.0.0.1:{ldap}", process)
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
         time.sleep(0.02)
     process.kill()
-    raise AssertionError("slapd does not listen")
+    process.wait()
+    return False

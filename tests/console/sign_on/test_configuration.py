@@ -7,6 +7,7 @@ import pytest
 
 from console.env import SettingsError
 from console.sign_on.configuration import VARIABLES, GroupType, read_ldap, read_oidc
+from encryption.adapters import crypto_modules
 
 OIDC: Final = {
     "BARTIZAN_OIDC_ISSUER": "https://sso.example.org/realms/lab", "BARTIZAN_OIDC_CLIENT_ID": "bartizan",
@@ -103,3 +104,13 @@ def test_a_directory_that_cannot_be(
     with pytest.raises(SettingsError, match=f"BARTIZAN_LDAP_{name}") as told:
         read_ldap()
     assert words in str(told.value)
+
+
+def test_a_directory_is_told_as_outside_of_the_provider() -> None:
+    """On the page Cryptographic modules, where there is one."""
+    usual, with_directory = (
+        {one.name: one for one in crypto_modules.boundaries(database="", broker="", directory=words)}
+        for words in ("", "ldaps://ldap.example.org")
+    )
+    assert with_directory.keys() - usual.keys() == {"LDAP client"}
+    assert not with_directory["LDAP client"].is_tested and "GnuTLS" in with_directory["LDAP client"].note

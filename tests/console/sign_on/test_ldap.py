@@ -1,6 +1,8 @@
 """Log-in by a directory: a real slapd, over TLS."""
 
+import re
 import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -118,6 +120,16 @@ def test_another_authority_or_name_is_not_trusted(
     settings.LDAP = replace(configured, url=url)
     assert log_in("bob") == 302
     assert reasons() == ["directory_unreachable"]
+
+
+def test_tls_is_what_the_policy_takes() -> None:
+    """As GnuTLS itself understands it."""
+    done = subprocess.run(
+        ["gnutls-cli", "--list", "--priority", ldap_backend.TLS_PRIORITY], capture_output=True, text=True, check=True
+    )
+    suites = re.findall(r"^(TLS_\w+)\s.*(TLS[\d.]+)$", done.stdout, re.MULTILINE)
+    assert {version for _, version in suites} == {"TLS1.2", "TLS1.3"}
+    assert all("_GCM_" in name and ("_ECDHE_" in name or version == "TLS1.3") for name, version in suites)
 
 
 @contextmanager

@@ -2,6 +2,9 @@
 test_real_provider.py has a real one."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -324,30 +327,43 @@ def test_a_provider_that_is_down(client: Client, provider: SimulatedProvider, se
     assert who(client) == "local"
 
 
+@pytest.fixture
+def other_ca(tmp_path: Path) -> Path:
+    found = tmp_path / "other.pem"
+    found.write_bytes(Authority.create(tmp_path / "other", "Other").certificate_pem)
+    return found
+
+
 def test_tls_to_the_provider(
-    client: Client, settings: Settings, authority: Authority, identity: Issued, ca_file: Any, tmp_path: Any
+    client: Client, settings: Settings, identity: Issued, ca_file: Path, other_ca: Path
 ) -> None:
-    """Trusted by the CA that is named, and by no other; the name in the certificate counts."""
-    provider = SimulatedProvider()
-    provider.start(identity)
-    try:
+    """Trusted by the CA that is named, and by no other; and no way out of TLS."""
+    with serving(identity) as provider:
         configure(settings, provider, ca_file=ca_file)
         log_in(client, provider)
         assert who(client) == "bob"
-        other = tmp_path / "other.pem"
-        other.write_bytes(Authority.create(tmp_path / "other", "Other").certificate_pem)
-        for changes in (
-            {"ca_file": other},
-            {"ca_file": None},
-            {"issuer": provider.issuer.replace("127.0.0.1", "[::1]")},
-        ):
-            settings.OIDC = provider.settings(**({"ca_file": ca_file} | changes))
+        for trusted in (other_ca, None):
+            settings.OIDC = provider.settings(ca_file=trusted)
             assert Client().get(reverse("oidc-begin")).context["code"] == "oidc_unreachable"
-        provider.document = {"token_endpoint": f"http://127.0.0.1:{provider.port}/token"}
         configure(settings, provider, ca_file=ca_file)
+        provider.document = {"token_endpoint": f"http://127.0.0.1:{provider.port}/token"}
         assert Client().get(reverse("oidc-begin")).context["code"] == "oidc_answer_refused"
-    finally:
-        provider.stop()
+
+
+def test_the_name_in_the_providers_certificate_counts(
+    client: Client, settings: Settings, authority: Authority, ca_file: Path
+) -> None:
+    with serving(authority.issue("elsewhere", dns=["elsewhere.example"], server=True)) as provider:
+        configure(settings, provider, ca_file=ca_file)
+        assert client.get(reverse("oidc-begin")).context["code"] == "oidc_unreachable"
+
+
+@contextmanager
+def serving(identity: Issued) -> Iterator[SimulatedProvider]:
+    found = SimulatedProvider()
+    found.start(identity)
+    yield found
+    found.stop()
 
 
 def test_next_leads_to_no_other_site(client: Client, provider: SimulatedProvider) -> None:
