@@ -15,7 +15,7 @@ from encryption.engine.key_server import RevocationReason
 from encryption.models import Key, VmSecurity, WrappedSecret
 from encryption.services import messages, rotation
 from encryption.services.key_providers import READ, cluster
-from inventory import jobs
+from inventory import events, jobs
 from inventory.authorize import Actor, authorize
 from inventory.errors import Conflict, Invalid, NotFound
 from inventory.models import LIVE_STATUSES, Event, Job, TargetKind
@@ -95,7 +95,12 @@ def revoke(*, key_id: UUID, reason: str, actor: Actor) -> Job:
     if found.state in ENDED:
         raise Conflict("key_ended", f"key {found} is {found.get_state_display().lower()}")
     params = {"key": str(found.pk), "reason": reason}
-    return jobs.start(REVOKE, target=found.cluster, actor=actor, params=params, rule=DESTROY.name, right=MANAGE)
+    job = jobs.start(REVOKE, target=found.cluster, actor=actor, params=params, rule=DESTROY.name, right=MANAGE)
+    events.record(
+        "key.revoke_requested", f"Key {found} of {found.cluster} is to be revoked ({reason.replace('_', ' ')})",
+        target=found.cluster, actor=actor, job=job, key_id=found.key_id,
+    )  # fmt: skip
+    return job
 
 
 @transaction.atomic
@@ -109,7 +114,12 @@ def destroy(*, key_id: UUID, confirm: str, actor: Actor) -> Job:
     if confirm.strip() != found.key_id:
         raise Invalid("confirmation_mismatch", f"that is not the ID of key {found}", hint="type it as it is shown")
     params = {"key": str(found.pk)}
-    return jobs.start(DESTROY, target=found.cluster, actor=actor, params=params, rule=DESTROY.name, right=MANAGE)
+    job = jobs.start(DESTROY, target=found.cluster, actor=actor, params=params, rule=DESTROY.name, right=MANAGE)
+    events.record(
+        "key.destroy_requested", f"Key {found} of {found.cluster} is to be destroyed", target=found.cluster,
+        actor=actor, job=job, key_id=found.key_id,
+    )  # fmt: skip
+    return job
 
 
 def refuse_in_use(found: Key) -> None:

@@ -76,7 +76,9 @@ def test_it_waits_and_begins_when_another_approves(
     waiting.refresh_from_db()
     assert (waiting.status, waiting.actor, waiting.approved_by) == (JobStatus.PENDING, "alice", "bob")
     told = Event.objects.filter(job=waiting).order_by("id").values_list("kind", "actor")
-    assert list(told) == [("job.approval_requested", "alice"), ("job.approved", "bob")]
+    assert list(told) == [
+        ("job.approval_requested", "alice"), ("key.destroy_requested", "alice"), ("job.approved", "bob"),
+    ]  # fmt: skip
     assert approve(caller(bob), waiting) == (409, "job_not_waiting")
 
 
@@ -89,7 +91,8 @@ def test_through_the_pages(alice: User, bob: User, waiting: Job) -> None:
     assert url in theirs.get(reverse("tasks")).content.decode()
     page = own.get(reverse("approvals")).content.decode()
     assert url not in page and "Somebody else approves it" in page
-    assert "waits for the approval" in theirs.get(url).content.decode()
+    page = theirs.get(url).content.decode()
+    assert "waits for the approval" in page and "kmip-7" in page, "which key it is"
     assert own.post(url).status_code == 403
     assert theirs.post(url).status_code == 302
     waiting.refresh_from_db()
