@@ -22,7 +22,7 @@ from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.stores import BOOT_ORDER, ENROLLED, KEYLESS, OFF, store
 from tests.encryption.world import Disk, Shape, World
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("keys", "quick_tpm")]
+pytestmark = [pytest.mark.django_db, pytest.mark.slow, pytest.mark.usefixtures("keys", "quick_tpm")]
 ENTRIES = {"BootOrder"}  # what a guest has written, and must stay
 KEYS = {"PK", "KEK", "db", "dbx", "SecureBootEnable"}
 

@@ -22,7 +22,7 @@ from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.services.real_kms import run
 from tests.encryption.world import World, content
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("quick_tpm", "sent")]
+pytestmark = [pytest.mark.django_db, pytest.mark.slow, pytest.mark.usefixtures("quick_tpm", "sent")]
 
 
 @pytest.fixture

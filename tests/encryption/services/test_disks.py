@@ -19,7 +19,7 @@ from tests.encryption.file_host import MemoryKeyServer
 from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.world import Disk, Shape, World
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("quick_tpm")]
+pytestmark = [pytest.mark.django_db, pytest.mark.slow, pytest.mark.usefixtures("quick_tpm")]
 MIB = 2**20
 Work = Callable[[Job, Progress], None]
 

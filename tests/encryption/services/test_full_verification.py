@@ -15,7 +15,7 @@ from tests.encryption.file_host import MemoryKeyServer
 from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.world import KIB, Disk, Shape, World
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 ONE = Shape((Disk("vda", "raw", 192 * KIB),), nvram=False, tpm=False)
 FAR = Shape((Disk("vda", "raw", 192 * KIB),), nvram=False, tpm=False, remote=True)
 

@@ -36,7 +36,7 @@ from tests.encryption.services.test_boot_security import Firmware, prepared
 from tests.encryption.stores import ENROLLED, store
 from tests.encryption.world import KIB, Disk, Shape, World
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("quick_tpm")]
+pytestmark = [pytest.mark.django_db, pytest.mark.slow, pytest.mark.usefixtures("quick_tpm")]
 RAW = Shape((Disk("vda", "raw", 64 * KIB),), nvram=False, tpm=False)
 QCOW2 = Shape((Disk("vda", "qcow2", 64 * KIB),), nvram=False, tpm=False)
 HOME = Shape((), nvram=True, tpm=False)

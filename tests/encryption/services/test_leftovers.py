@@ -17,7 +17,7 @@ from tests.encryption.file_host import MemoryKeyServer
 from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.world import TPM_PLAIN, Disk, Shape, World
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("quick_tpm")]
+pytestmark = [pytest.mark.django_db, pytest.mark.slow, pytest.mark.usefixtures("quick_tpm")]
 MBR = b"\x33\xc0".ljust(510, b"\0") + b"\x55\xaa" + b"plain content"
 
 

@@ -11,7 +11,7 @@ from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.services.effects import Killed
 from tests.encryption.world import Disk, Shape, World
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 DISKS = Shape((Disk("vda", "raw"), Disk("vdb", "qcow2")), nvram=False, tpm=False)
 
 

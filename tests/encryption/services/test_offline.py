@@ -27,7 +27,7 @@ from tests.encryption.file_host import MemoryKeyServer
 from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.world import Disk, Shape
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 
 ONE_RAW = Shape((Disk("vda", "raw"),), nvram=False, tpm=False)
 ONE_QCOW2 = Shape((Disk("vda", "qcow2"),), nvram=False, tpm=False)

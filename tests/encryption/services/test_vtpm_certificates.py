@@ -19,7 +19,7 @@ from tests.encryption.real_tpm import certificate_for, endorsements, make_state
 from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.world import Shape, World
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 INDEX = 0x01C00002
 
 

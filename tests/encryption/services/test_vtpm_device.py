@@ -16,7 +16,7 @@ from inventory.models import Event, Job, JobStatus
 from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.world import TPM_PLAIN, Disk, Shape, World
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("keys", "quick_tpm")]
+pytestmark = [pytest.mark.django_db, pytest.mark.slow, pytest.mark.usefixtures("keys", "quick_tpm")]
 WITHOUT = Shape(disks=(Disk("vda", "raw"),), tpm=False)
 WITH = Shape(disks=(Disk("vda", "raw"),))
 
