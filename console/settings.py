@@ -300,6 +300,6 @@ LOGGING = {
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": env_str("BARTIZAN_LOG_LEVEL", "INFO")},
-    # Below that, django_auth_ldap tells what was typed as a name.
-    "loggers": {name: {"level": "WARNING"} for name in ("kmip", "axes", "django_auth_ldap")},
+    # Below its level, django_auth_ldap tells what was typed as a name; console/sign_on/ldap_backend.py says the rest.
+    "loggers": {"kmip": {"level": "WARNING"}, "axes": {"level": "WARNING"}, "django_auth_ldap": {"level": "ERROR"}},
 }

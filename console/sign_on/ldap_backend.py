@@ -8,6 +8,7 @@ protects. Referrals are not followed: the password goes to the one server that w
 NOT checked: what the directory thinks of the account besides the password (expiry, locks): it refuses the bind, or not.
 """
 
+import logging
 from typing import Any, Final
 
 import ldap
@@ -47,6 +48,7 @@ GROUP_TYPES: Final = {
     GroupType.NESTED: NestedGroupOfNamesType,
     GroupType.ACTIVE_DIRECTORY: NestedActiveDirectoryGroupType,
 }
+logger = logging.getLogger(__name__)
 _AWAY: Final = (ldap.SERVER_DOWN, ldap.CONNECT_ERROR, ldap.TIMEOUT, ldap.BUSY, ldap.UNAVAILABLE)
 
 
@@ -64,10 +66,18 @@ class DirectoryBackend(LDAPBackend):  # type: ignore[misc]  # django-auth-ldap h
         if not username or is_of_another_source(username, ExternalIdentity.Source.LDAP):
             return None
         try:
-            found: User | None = super().authenticate(request, username=username, password=password)
+            return self._asked(request, username, password)
         except ServiceError as exc:
             access.record_login_refused(exc, way="ldap")
             raise
+
+    def _asked(self, request: HttpRequest | None, username: str, password: str | None) -> User | None:
+        try:
+            found: User | None = super().authenticate(request, username=username, password=password)
+        except ValueError as exc:  # python-ldap's word for an option that libldap does not take
+            raise Unavailable(
+                "directory_failed", "TLS to the directory of users cannot be set up", hint="look at its CA certificates"
+            ) from exc
         return found
 
     def get_or_build_user(self, username: str, ldap_user: Any) -> tuple[User, bool]:
@@ -126,9 +136,10 @@ def settings_of(directory: Ldap) -> LDAPSettings:
 
 
 def _cannot_ask(exception: ldap.LDAPError, **_: Any) -> None:
-    """django-auth-ldap would go on as if the password were wrong. It has logged the error, which holds no password."""
+    """django-auth-ldap would go on as if the password were wrong. libldap's errors hold neither name nor password."""
     if isinstance(exception, ldap.INAPPROPRIATE_AUTH):  # whom the directory gave no password
         return
+    logger.warning("the directory of users cannot be asked: %s", exception)
     away = isinstance(exception, _AWAY)
     raise Unavailable(
         "directory_unreachable" if away else "directory_failed",

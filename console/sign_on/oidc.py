@@ -152,7 +152,7 @@ def _get(session: Any, url: str, what: str) -> dict[str, Any]:
         found = answer.json()
     except requests.JSONDecodeError as exc:
         raise _unreachable(f"its {what} is no JSON") from exc
-    except requests.RequestException as exc:
+    except OSError as exc:  # requests' own errors are, and what it raises where the CA certificates are gone
         raise _unreachable(_why(exc)) from exc
     if not isinstance(found, dict):
         raise _unreachable(f"its {what} is no JSON object")
@@ -175,7 +175,7 @@ def _exchange(session: Any, provider: Provider, pending: Pending, redirect_uri: 
     except requests.HTTPError as exc:
         status = "an error" if exc.response is None else exc.response.status_code
         raise _unreachable(f"its token endpoint answers {status}") from None
-    except requests.RequestException as exc:
+    except OSError as exc:
         raise _unreachable(_why(exc)) from None
     except ValueError:
         raise _unreachable("its token endpoint's answer is no JSON object") from None
@@ -253,7 +253,7 @@ def _proven(oidc: Oidc, claims: Mapping[str, Any]) -> Proven:
     return Proven(ExternalIdentity.Source.OIDC, oidc.issuer, subject, name, frozenset(groups))
 
 
-def _why(exc: requests.RequestException) -> str:
+def _why(exc: OSError) -> str:
     """Without the exception's own text, which can hold what was sent."""
     match exc:
         case requests.exceptions.SSLError():
@@ -262,8 +262,10 @@ def _why(exc: requests.RequestException) -> str:
             return "it does not answer in time"
         case requests.ConnectionError():
             return "no connection"
-        case _:
+        case requests.RequestException():
             return type(exc).__name__
+        case _:
+            return "its CA certificates cannot be read here"
 
 
 def _refused_by_provider(error: str) -> Untrusted:

@@ -27,6 +27,7 @@ BACKEND: Final = "console.sign_on.oidc_backend.OidcBackend"
 # database. The browser's user can read it: it binds what comes back to this browser, and is no secret from it.
 COOKIE: Final = "bartizan_oidc"
 MINUTES: Final = 10
+LONGEST_PAGE: Final = 500  # browsers drop a cookie of more than 4096 bytes
 
 
 @login_not_required
@@ -38,10 +39,11 @@ def begin(request: HttpRequest) -> HttpResponse:
     if request.user.is_authenticated:
         return redirect("home")
     page = request.GET.get("next", "")
-    if not url_has_allowed_host_and_scheme(page, {request.get_host()}, require_https=request.is_secure()):
+    allowed = url_has_allowed_host_and_scheme(page, {request.get_host()}, require_https=request.is_secure())
+    if not allowed or len(page) > LONGEST_PAGE:
         page = ""
     try:
-        url, pending = oidc.begin(provider, redirect_uri=_redirect_uri(request), next_page=page[:2000])
+        url, pending = oidc.begin(provider, redirect_uri=_redirect_uri(request), next_page=page)
     except ServiceError as exc:
         return _refused(request, exc)
     response = HttpResponseRedirect(url)

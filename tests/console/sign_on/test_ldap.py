@@ -66,7 +66,7 @@ def nothing_is_told(*words: str) -> None:
 
 
 def test_the_first_login_makes_a_user_without_any_right(configured: Ldap, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("DEBUG"):
+    with caplog.at_level("DEBUG"), caplog.at_level("DEBUG", logger="django_auth_ldap"):
         assert log_in("bob") == 302
     bob = User.objects.get()
     assert (bob.username, bob.is_staff, bob.is_superuser, bob.has_usable_password()) == ("bob", False, False, False)
@@ -113,13 +113,14 @@ def test_another_authority_or_name_is_not_trusted(
     url = directory.ldaps if scheme == "ldaps" else directory.ldap
     other = tmp_path / "other.pem"
     other.write_bytes(Authority.create(tmp_path / "other", "Other").certificate_pem)
-    settings.LDAP = replace(configured, url=url, ca_file=other)
-    assert log_in("bob") == 503
+    for ca_file in (other, other.with_name("gone")):
+        settings.LDAP = replace(configured, url=url, ca_file=ca_file)
+        assert log_in("bob") == 503
     settings.LDAP = replace(configured, url=url.replace("127.0.0.1", "127.0.0.2"))
     assert log_in("bob") == 503
     settings.LDAP = replace(configured, url=url)
     assert log_in("bob") == 302
-    assert reasons() == ["directory_unreachable"]
+    assert reasons() == ["directory_unreachable", "directory_failed"]
 
 
 def test_tls_is_what_the_policy_takes() -> None:
@@ -152,9 +153,9 @@ def agreeing() -> Iterator[str]:
 
 
 def test_a_directory_that_is_down_or_hangs(
-    configured: Ldap, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    configured: Ldap, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Local users get in all the same."""
+    """Local users get in all the same. What was typed as a name may be a password, and is not logged."""
     monkeypatch.setattr(ldap_backend, "TIMEOUT_SECONDS", 1)
     User.objects.create_user("local", password="correct horse battery staple")
     with socket.create_server(("127.0.0.1", 0)) as silent, agreeing() as agreed:
@@ -162,12 +163,13 @@ def test_a_directory_that_is_down_or_hangs(
         for url in (agreed, "ldaps://127.0.0.1:1", f"ldaps://127.0.0.1:{port}", f"ldap://127.0.0.1:{port}"):
             settings.LDAP = replace(configured, url=url)
             client = Client()
-            answer = client.post(reverse("login"), {"username": "bob", "password": PEOPLE["bob"]})
+            answer = client.post(reverse("login"), {"username": "typed-name", "password": PEOPLE["bob"]})
             assert (answer.status_code, answer.context["code"]) == (503, "directory_unreachable")
             assert "users of this console itself can still log in" in answer.content.decode().lower()
             assert log_in("local", "correct horse battery staple", client) == 302
     assert reasons() == ["directory_unreachable"], "told once a minute"
-    nothing_is_told()
+    nothing_is_told("typed-name")
+    assert "cannot be asked" in caplog.text and "typed-name" not in caplog.text
 
 
 def test_a_wrong_password_of_the_console_itself(configured: Ldap, settings: Settings) -> None:

@@ -342,7 +342,7 @@ def test_tls_to_the_provider(
         configure(settings, provider, ca_file=ca_file)
         log_in(client, provider)
         assert who(client) == "bob"
-        for trusted in (other_ca, None):
+        for trusted in (other_ca, other_ca.with_name("gone"), None):
             settings.OIDC = provider.settings(ca_file=trusted)
             assert Client().get(reverse("oidc-begin")).context["code"] == "oidc_unreachable"
         configure(settings, provider, ca_file=ca_file)
@@ -366,8 +366,9 @@ def serving(identity: Issued) -> Iterator[SimulatedProvider]:
     found.stop()
 
 
-def test_next_leads_to_no_other_site(client: Client, provider: SimulatedProvider) -> None:
-    assert log_in(client, provider, next_page="https://evil.example/").headers["Location"] == "/"
+@pytest.mark.parametrize("page", ["https://evil.example/", "//evil.example/", "/" + "x" * 501])
+def test_next_leads_to_no_other_site_and_fits_a_cookie(client: Client, provider: SimulatedProvider, page: str) -> None:
+    assert log_in(client, provider, next_page=page).headers["Location"] == "/"
 
 
 def test_the_button(client: Client, provider: SimulatedProvider) -> None:
