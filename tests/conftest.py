@@ -70,10 +70,16 @@ def django_db_setup(request: pytest.FixtureRequest, django_db_setup: None, djang
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
-    """A test with real transactions ends by emptying the database: the rows that migrations bring come back."""
-    yield
-    if nextitem is None:  # the database is gone already
-        return
+    """A test with real transactions ends by emptying the database: the rows that migrations bring come back, also
+    where a fixture's end has failed; else every test after it would fail, too."""
+    try:
+        yield
+    finally:
+        if nextitem is not None:  # else the database is gone already
+            _put_back_what_migrations_bring(item)
+
+
+def _put_back_what_migrations_bring(item: pytest.Item) -> None:
     mark = item.get_closest_marker("django_db")
     named = getattr(item, "fixturenames", ())
     if (mark and mark.kwargs.get("transaction")) or "transactional_db" in named or "live_server" in named:
