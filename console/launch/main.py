@@ -144,7 +144,9 @@ def _own_command(arguments: Sequence[str]) -> list[str]:
 def _manage(arguments: Sequence[str]) -> int:
     """Replace this process by Django's command line."""
     settings = [f"{name}={value}" for name, value in up.manage_environment(ROOT).items()]
-    user.replace_process(["env", *settings, sys.executable, str(ROOT / "manage.py"), *arguments])
+    # These two are in files by now; to be given both ways is refused.
+    given = ["-u", "DATABASE_URL", "-u", "BARTIZAN_REDIS_URL"]
+    user.replace_process(["env", *given, *settings, sys.executable, str(ROOT / "manage.py"), *arguments])
 
 
 def _manage_offline(arguments: Sequence[str]) -> int:

@@ -1,7 +1,7 @@
 """The processes of an installation: their command lines, and the environment of each, which is all it gets to know."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,6 +56,8 @@ class Installation:
     listen: Listen
     registrar: Listen
     database_url_file: Path | None = None
+    redis_url_file: Path | None = None  # without one: a private server on a socket
+    crypto_workers: int = 1
     extra_hosts: str = ""
     certificate: Path | None = None
     certificate_key: Path | None = None
@@ -95,8 +97,6 @@ def django_environment(installation: Installation, *, console_key: bool = False)
         "DJANGO_SETTINGS_MODULE": "console.settings",
         "BARTIZAN_STATE_DIR": str(state.folder),
         "BARTIZAN_SECRET_KEY_FILE": str(state.secret_key),
-        "BARTIZAN_REDIS_SOCKET": str(installation.redis_socket),
-        "BARTIZAN_REDIS_PASSWORD_FILE": str(state.redis_password),
         "BARTIZAN_ALLOWED_HOSTS": f"{hosts},{installation.extra_hosts}" if installation.extra_hosts else hosts,
         "BARTIZAN_HTTPS": "1" if installation.listen.https else "0",
         "BARTIZAN_REGISTRAR_LISTEN": installation.registrar.bind,
@@ -107,33 +107,38 @@ def django_environment(installation: Installation, *, console_key: bool = False)
     environment |= crypto.environment(installation.root)
     if installation.database_url_file is not None:
         environment["DATABASE_URL_FILE"] = str(installation.database_url_file)
+    if installation.redis_url_file is not None:
+        environment["BARTIZAN_REDIS_URL_FILE"] = str(installation.redis_url_file)
+    else:
+        environment["BARTIZAN_REDIS_SOCKET"] = str(installation.redis_socket)
+        environment["BARTIZAN_REDIS_PASSWORD_FILE"] = str(state.redis_password)
     if console_key:
         environment["BARTIZAN_CONSOLE_KEY_FILE"] = str(state.console_key)
     return environment
 
 
 def console_programs(installation: Installation) -> list[Program]:
-    """The console without a lab: Redis, web, one worker per queue, beat, the libvirt event listener, the registrar, the
-    forwarder of events."""
+    """The console without a lab: Redis unless it is elsewhere, web, the queues' workers, beat, the libvirt event
+    listener, the registrar, the forwarder of events."""
     python, django = str(installation.python), django_environment(installation)
     celery = (python, "-m", "celery", "-A", "console")
     schedule = installation.state.run / "celerybeat-schedule"
     return [
-        Program("broker", "redis", (redis_server(installation.state.run), str(installation.state.run / "redis.conf"))),
+        *_broker(installation),
         Program("console", "web", _gunicorn(installation), {**django, **_sign_on_environment()}),
         *(
             Program(
                 "console",
-                f"worker-{queue}",
+                f"worker-{name}",
                 (
-                    *celery, "worker", "-Q", queue, "-P", "prefork", "-c", str(tasks), "-n", f"{queue}@%h",
+                    *celery, "worker", "-Q", queue, "-P", "prefork", "-c", str(tasks), "-n", f"{name}@%h",
                     "-l", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat",
                 ),
                 django_environment(installation, console_key=True),
                 # A job that runs longer is killed and resumes from its checkpoint at the next start.
                 stop_seconds=15,
             )
-            for queue, tasks in QUEUES.items()
+            for name, queue, tasks in _workers(installation)
         ),
         Program("console", "beat", (*celery, "beat", "-l", "INFO", "--pidfile=", "-s", str(schedule)), django),
         Program("console", "watch-hosts", (python, "manage.py", "watch_hosts"), django),
@@ -148,6 +153,20 @@ def console_programs(installation: Installation) -> list[Program]:
 def _sign_on_environment() -> dict[str, str]:
     """Of the caller's environment, for the one process in which people log in."""
     return {name: value for name in configuration.VARIABLES if (value := env_str(name, ""))}
+
+
+def _broker(installation: Installation) -> Iterator[Program]:
+    if installation.redis_url_file is None:
+        folder = installation.state.run
+        yield Program("broker", "redis", (redis_server(folder), str(folder / "redis.conf")))
+
+
+def _workers(installation: Installation) -> Iterator[tuple[str, str, int]]:
+    """Name, queue and tasks at a time of each worker."""
+    for queue, tasks in QUEUES.items():
+        yield queue, queue, tasks
+    for number in range(2, installation.crypto_workers + 1):
+        yield f"crypto-{number}", "crypto", QUEUES["crypto"]
 
 
 def redis_config(installation: Installation) -> str:

@@ -103,6 +103,26 @@ class State:
     def database_url(self) -> Path:
         return self.secrets / "database_url"
 
+    @property
+    def redis_url(self) -> Path:
+        return self.secrets / "redis_url"
+
+    def keep_url(self, name: str, kept: Path) -> Path | None:
+        """The file with the URL that the variable `name` gives, or `name`_FILE, or that was given to an earlier start;
+        None: there never was one.
+
+        A start without it must not go to another, empty server: a URL is kept at `kept`, a file by a link there.
+        """
+        url, file = env_str(name, ""), env_str(f"{name}_FILE", "")
+        if url and file:
+            raise LaunchError(f"set {name} or {name}_FILE, not both")
+        if url:
+            write_private(kept, url + "\n")
+        elif file and Path(file).resolve() != kept.resolve():
+            kept.unlink(missing_ok=True)
+            kept.symlink_to(Path(file).absolute())
+        return kept if kept.is_symlink() or kept.exists() else None
+
     def create(self) -> list[str]:
         """Make what is missing and put the modes right. Returns the names of the secrets drawn now.
 

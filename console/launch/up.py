@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from console.env import env_str
+from console.env import SettingsError, env_int, env_str
 from console.launch import assets, lab_processes, supervisor
 from console.launch.address import (
     DEFAULT_LISTEN,
@@ -106,7 +106,9 @@ def _registrar(state: State, options: UpOptions) -> Listen:
 def _installation(root: Path, state: State, listen: Listen, registrar: Listen) -> Installation:
     return Installation(
         root, state, listen, registrar,
-        database_url_file=_database_url_file(state),
+        database_url_file=state.keep_url("DATABASE_URL", state.database_url),
+        redis_url_file=state.keep_url("BARTIZAN_REDIS_URL", state.redis_url),
+        crypto_workers=_crypto_workers(),
         extra_hosts=env_str("BARTIZAN_ALLOWED_HOSTS", ""),
     )  # fmt: skip
 
@@ -208,7 +210,8 @@ def _run(
     steps: Steps, installation: Installation, programs: list[Program], options: UpOptions, *, password: str
 ) -> int:
     state, root = installation.state, installation.root
-    write_private(state.run / "redis.conf", redis_config(installation))
+    if installation.redis_url_file is None:
+        write_private(state.run / "redis.conf", redis_config(installation))
     write_private(
         state.run / "console.json", json.dumps({
             "listen": options.listen.bind, "url": options.listen.url, "registrar": installation.registrar.bind,
@@ -326,17 +329,11 @@ def _print_login(options: UpOptions, *, password: str) -> None:
     )
 
 
-def _database_url_file(state: State) -> Path | None:
-    """Where DATABASE_URL stands: in the caller's file, in our private one, or nowhere (SQLite).
-
-    A URL that was given once stays in use: an `up` without it must not go to another, empty database.
-    """
-    if file := env_str("DATABASE_URL_FILE", ""):
-        return Path(file).absolute()
-    if url := env_str("DATABASE_URL", ""):
-        write_private(state.database_url, url + "\n")
-        return state.database_url
-    return state.database_url if state.database_url.exists() else None
+def _crypto_workers() -> int:
+    try:
+        return env_int("BARTIZAN_CRYPTO_WORKERS", 1, minimum=1, maximum=64)
+    except SettingsError as exc:
+        raise LaunchError(str(exc)) from exc
 
 
 def _record(state: State) -> dict[str, object]:

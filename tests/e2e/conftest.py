@@ -1,23 +1,26 @@
-"""One real installation for all end-to-end tests: `./bartizan up` in a state folder and on ports of its own."""
+"""One real installation for all end-to-end tests: `./bartizan up` in a state folder and on ports of its own, with
+PostgreSQL and Redis over TLS and two workers for long jobs."""
 
-import json
 import os
 import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import libvirt
+import psycopg
 import pytest
+from celery import Celery
+from psycopg.rows import dict_row
+from psycopg.types.string import TextLoader
 
 from lab import guests, layout
 from lab.guest_client import GuestClient
@@ -25,10 +28,17 @@ from lab.kms import KmsLayout
 from lab.layout import HostLayout, Lab
 from lab.session import guest_client
 from lab.user import ensure_user
+from tests.e2e import servers
+from tests.e2e.servers import Servers
 from tests.e2e.web import Page, User
+from tests.e2e.worker_side import WorkerSide
 
 ROOT = Path(__file__).resolve().parents[2]
+LAUNCHER = str(ROOT / "bartizan")
 JOB_SECONDS = 180.0
+CRYPTO_WORKERS = ("crypto", "crypto-2")
+
+Row = dict[str, Any]
 
 
 def wait_until(what: str, is_so: Callable[[], Any], seconds: float = JOB_SECONDS) -> Any:
@@ -47,6 +57,9 @@ class Installation:
 
     state: Path
     user: User
+    servers: Servers
+    database: psycopg.Connection[Row]
+    worker_side: WorkerSide
 
     @property
     def lab(self) -> Lab:
@@ -54,49 +67,38 @@ class Installation:
         assert found is not None
         return found
 
-    def rows(self, sql: str, *values: Any) -> list[sqlite3.Row]:
-        """Reads the console's own database, past the product."""
-        with sqlite3.connect(f"file:{self.state}/db/bartizan.sqlite3?mode=ro", uri=True, timeout=30) as database:
-            database.row_factory = sqlite3.Row
-            return list(database.execute(sql, values))
+    def rows(self, sql: str, *values: Any) -> list[Row]:
+        """Reads the console's own database, past the product. Ids are text."""
+        return self.database.execute(sql.encode(), values).fetchall()
 
     def manage(self, code: str) -> Any:
-        """What a Python snippet leaves in `result`, run on the worker's side (with the console key)."""
-        told = f"import json\n{code}\nprint('RESULT ' + json.dumps(result))"
-        done = self.run("manage", "shell", "-v", "0", "-c", told)
-        return json.loads(done.partition("RESULT ")[2])
+        """What a Python snippet leaves in `result`, run on the workers' side (with the console key)."""
+        return self.worker_side.run(code)
 
-    def run(self, *arguments: str) -> str:
+    def run(self, *arguments: str, given: Mapping[str, str] | None = None) -> str:
+        """The launcher. `given`: variables of its caller."""
         done = subprocess.run(
-            [str(ROOT / "bartizan"), *arguments],
-            env=self.environment, capture_output=True, text=True, timeout=600, check=False,
+            [LAUNCHER, *arguments],
+            env=environment(self.state) | dict(given or {}), capture_output=True, text=True, timeout=600, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
         return done.stdout
 
-    @property
-    def environment(self) -> dict[str, str]:
-        return environment(self.state)
-
-    def vm(self, name: str) -> sqlite3.Row:
-        return self.rows("SELECT * FROM inventory_virtualmachine WHERE name = ? AND is_present", name)[0]
+    def vm(self, name: str) -> Row:
+        return self.rows("SELECT * FROM inventory_virtualmachine WHERE name = %s AND is_present", name)[0]
 
     def path(self, name: str, page: str = "") -> str:
-        return f"/inventory/vm/{self._id(name)}/{page}"
+        return f"/inventory/vm/{self.vm(name)['id']}/{page}"
 
     def options_path(self, name: str) -> str:
-        return f"/encryption/vms/{self._id(name)}/options/"
+        return f"/encryption/vms/{self.vm(name)['id']}/options/"
 
-    def _id(self, name: str) -> str:
-        digits = self.vm(name)["id"]
-        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
-
-    def last_job(self, name: str) -> sqlite3.Row:
+    def last_job(self, name: str) -> Row:
         return self.rows(
-            "SELECT * FROM inventory_job WHERE target_id = ? ORDER BY created_at DESC LIMIT 1", self.vm(name)["id"]
+            "SELECT * FROM inventory_job WHERE target_id = %s ORDER BY created_at DESC LIMIT 1", self.vm(name)["id"]
         )[0]
 
-    def finish_job(self, name: str, status: str = "succeeded", seconds: float = JOB_SECONDS) -> sqlite3.Row:
+    def finish_job(self, name: str, status: str = "succeeded", seconds: float = JOB_SECONDS) -> Row:
         """The VM's newest job, once it has ended, with the status that is expected."""
         wait_until(
             f"the job of {name} ends", lambda: self.last_job(name)["status"] not in ("pending", "running"), seconds
@@ -105,7 +107,7 @@ class Installation:
         assert job["status"] == status, (job["kind"], job["status"], job["error_code"], job["message"])
         return job
 
-    def change_power(self, name: str, verb: str, status: str = "succeeded") -> sqlite3.Row:
+    def change_power(self, name: str, verb: str, status: str = "succeeded") -> Row:
         path = self.path(name, f"power/{verb}/")
         answer = self.user.submit(self.user.get(path), path)
         assert answer.status == 200, answer.words()[:500]
@@ -113,25 +115,13 @@ class Installation:
 
     def set_encryption(self, name: str, policy: str, disks: list[str]) -> Page:
         """Presses Apply in the VM Options panel: `disks` get the encrypting policy, the others are not encrypted."""
-        path = self.options_path(name)
-        page = self.user.get(path)
-        form = page.form("/options/")
+        return self.user.set_encryption(self.options_path(name), policy, disks)
 
-        def choice(field: str, wanted: str) -> str:
-            options = form.xpath(f'.//select[@name="{field}"]/option')
-            return str(next(one.get("value") for one in options if one.text_content() == wanted))
-
-        chosen: dict[str, Any] = {
-            field: choice(field, "VM Encryption Policy" if field.removeprefix("disk-") in disks else "No encryption")
-            for field in form.xpath('.//select[starts-with(@name, "disk-")]/@name')
-        }
-        return self.user.submit(page, "/options/", **chosen, policy=choice("policy", policy))
-
-    def encrypt(self, name: str, disks: list[str]) -> sqlite3.Row:
+    def encrypt(self, name: str, disks: list[str]) -> Row:
         assert self.set_encryption(name, "VM Encryption Policy", disks).status == 200
         return self.finish_job(name)
 
-    def decrypt(self, name: str) -> sqlite3.Row:
+    def decrypt(self, name: str) -> Row:
         assert self.set_encryption(name, "No encryption", []).status == 200
         return self.finish_job(name)
 
@@ -141,7 +131,7 @@ class Installation:
         answer = self.user.submit(self.user.get(path), path, way=way, parts=parts)
         assert answer.status == 200, answer.words()[:500]
 
-    def recrypt(self, name: str, way: str, parts: list[str] | None = None) -> sqlite3.Row:
+    def recrypt(self, name: str, way: str, parts: list[str] | None = None) -> Row:
         self.ask_recrypt(name, way, parts or [])
         return self.finish_job(name)
 
@@ -154,21 +144,48 @@ class Installation:
         answer = self.user.submit(page, "/migrate/", target=target)
         assert answer.status == 200, answer.words()[:500]
 
-    def kill_worker_during(self, name: str, step: str) -> None:
-        """The crypto worker and the children that do its work, by SIGKILL, once the VM's job is well into that step."""
+    def kill_worker_during(self, name: str, step: str, *, waits: bool = False) -> None:
+        """By SIGKILL the worker that has the VM's job, with its children, once the job is well into that step.
 
-        def is_at_it() -> bool:
+        SIMULATED, unless it `waits`: the time until the job's heartbeat is stale. Its last one is dated back.
+        """
+
+        def running() -> Row | None:
             job = self.last_job(name)
             assert job["status"] in ("pending", "running"), f"the job ended before that: {job['message']}"
-            return bool(job["step"].startswith(step) and job["done"] > 0)
+            return job if job["status"] == "running" else None
 
+        def is_at_it() -> bool:
+            job = running()
+            return bool(job and job["step"].startswith(step) and (job["done"] or job["checkpoint"].get("offsets")))
+
+        job = wait_until("a worker has the job", running)
+        worker = self._worker_of(job["id"])
         wait_until(f"the job is {step}", is_at_it)
-        parent = self.supervise("pid", "console:worker-crypto")
-        children = subprocess.run(["pgrep", "-P", parent], capture_output=True, text=True, check=False).stdout.split()
-        os.kill(int(parent), signal.SIGKILL)
-        for pid in children:
+        for pid in self._processes_of(worker):
             with suppress(ProcessLookupError):  # gone with its parent
-                os.kill(int(pid), signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
+        if not waits:
+            stale = "UPDATE inventory_job SET heartbeat_at = heartbeat_at - interval '1 minute' WHERE id = %s"
+            self.database.execute(f"{stale} AND status = 'running'".encode(), [job["id"]])
+
+    def _worker_of(self, job: str) -> str:
+        """The node name of the crypto worker that is at it, asked through the broker."""
+        nodes = [f"{name}@{socket.gethostname()}" for name in CRYPTO_WORKERS]
+        with Celery(broker=self.servers.redis_url(), set_as_current=False) as app:
+            told = app.control.inspect(destination=nodes, timeout=2, limit=len(nodes)).active() or {}
+        (worker,) = (node for node, tasks in told.items() for task in tasks if job in task["args"])
+        return str(worker).partition("@")[0]
+
+    def _processes_of(self, worker: str) -> list[int]:
+        """The worker's, and of the children that do its work."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                arguments, variables = ((process / name).read_bytes().split(b"\0") for name in ("cmdline", "environ"))
+                if f"{worker}@%h".encode() in arguments and f"BARTIZAN_STATE_DIR={self.state}".encode() in variables:
+                    found.append(int(process.name))
+        return found
 
     def guest(self, name: str) -> GuestClient:
         client = guest_client(self.lab, name)
@@ -176,7 +193,7 @@ class Installation:
         return client
 
     def host_of(self, name: str) -> HostLayout:
-        row = self.rows("SELECT name FROM inventory_host WHERE id = ?", self.vm(name)["host_id"])[0]
+        row = self.rows("SELECT name FROM inventory_host WHERE id = %s", self.vm(name)["host_id"])[0]
         return self.lab.host(row["name"].removeprefix("host-"))
 
     def folder(self, name: str) -> Path:
@@ -216,39 +233,61 @@ class Installation:
         """The KEK's id at the KMS."""
         found = self.rows(
             "SELECT k.key_id FROM encryption_key k JOIN encryption_vmsecurity s ON s.key_id = k.id"
-            " WHERE s.virtual_machine_id = ?",
+            " WHERE s.virtual_machine_id = %s",
             self.vm(name)["id"],
         )
         return str(found[0]["key_id"])
 
     def sources(self, name: str) -> dict[str, str]:
-        rows = self.rows("SELECT target, source FROM inventory_disk WHERE virtual_machine_id = ?", self.vm(name)["id"])
+        rows = self.rows("SELECT target, source FROM inventory_disk WHERE virtual_machine_id = %s", self.vm(name)["id"])
         return {row["target"]: row["source"] for row in rows}
 
 
 def environment(state: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("BARTIZAN_", "DJANGO_"))}  # noqa: TID251
+    ours = ("BARTIZAN_", "DJANGO_", "DATABASE_URL")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}  # noqa: TID251
     return {**kept, "BARTIZAN_STATE_DIR": str(state)}
+
+
+@contextmanager
+def connected(url: str) -> Iterator[psycopg.Connection[Row]]:
+    """Reads and writes at once, no transaction stays open; UUIDs come as text."""
+    with psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection:
+        connection.adapters.register_loader("uuid", TextLoader)
+        yield connection
 
 
 @pytest.fixture(scope="session")
 def installation() -> Iterator[Installation]:
-    place = Path(tempfile.mkdtemp(prefix="bz-e2e-", dir="/var/tmp"))
-    place.chmod(0o755)
-    state = place / "var"
-    port, registrar = layout.free_ports(2)
-    launcher = str(ROOT / "bartizan")
-    try:
+    """As an operator has it who has given `up` a database and a broker."""
+    with ExitStack() as ending:
+        place = Path(tempfile.mkdtemp(prefix="bz-e2e-", dir="/var/tmp"))
+        ending.callback(shutil.rmtree, place, ignore_errors=True)
+        place.chmod(0o755)
+        owner = ensure_user()
+        outside = ending.enter_context(servers.running(place / "servers", owner))
+        wait_until("PostgreSQL takes connections", lambda: servers.answers(outside.database_url()), 60)
+        database = ending.enter_context(connected(outside.database_url()))
+        state = place / "var"
+        port, registrar = layout.free_ports(2)
+        ending.callback(
+            subprocess.run, [LAUNCHER, "down"], env=environment(state), capture_output=True, timeout=300, check=False
+        )
+        owner.write(outside.place / "redis_url", outside.redis_url())
+        given = {
+            "DATABASE_URL": outside.database_url(),
+            "BARTIZAN_REDIS_URL_FILE": str(outside.place / "redis_url"),
+            "BARTIZAN_CRYPTO_WORKERS": str(len(CRYPTO_WORKERS)),
+            "BARTIZAN_REGISTRAR_LISTEN": f"127.0.0.1:{registrar}",
+        }
         done = subprocess.run(
-            [launcher, "up", "--detach", "--listen", f"127.0.0.1:{port}"],
-            env={**environment(state), "BARTIZAN_REGISTRAR_LISTEN": f"127.0.0.1:{registrar}"},
+            [LAUNCHER, "up", "--detach", "--listen", f"127.0.0.1:{port}"], env=environment(state) | given,
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
         user = User(f"http://127.0.0.1:{port}")
         password = (state / "secrets" / "administrator_password").read_text().strip()
         assert user.log_in("administrator", password).status == 200
-        yield Installation(state, user)
-    finally:
-        subprocess.run([launcher, "down"], env=environment(state), capture_output=True, timeout=300, check=False)
-        shutil.rmtree(place, ignore_errors=True)
+        worker_side = WorkerSide([LAUNCHER, "manage"], environment(state))
+        ending.callback(worker_side.end)
+        yield Installation(state, user, outside, database, worker_side)

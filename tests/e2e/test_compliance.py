@@ -1,7 +1,6 @@
 """Somebody is at work on a host with libvirt's own tools: each drift of an encrypted VM becomes an alarm with evidence
 that ends when the drift does."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,15 @@ NAME = "uefi-01"
 def live(installation: Installation) -> list[str]:
     """Evidence of the VM's live alarm of compliance; empty without one."""
     rows = installation.rows(
-        "SELECT evidence FROM inventory_alarm WHERE kind = 'vm.noncompliant' AND cleared_at IS NULL AND target_id = ?",
+        "SELECT evidence FROM inventory_alarm WHERE kind = 'vm.noncompliant' AND cleared_at IS NULL AND target_id = %s",
         installation.vm(NAME)["id"],
     )
-    return [line for row in rows for line in json.loads(row["evidence"])]
+    return [line for row in rows for line in row["evidence"]]
 
 
 def state(installation: Installation) -> str:
     rows = installation.rows(
-        "SELECT state FROM encryption_compliance WHERE virtual_machine_id = ?", installation.vm(NAME)["id"]
+        "SELECT state FROM encryption_compliance WHERE virtual_machine_id = %s", installation.vm(NAME)["id"]
     )
     return str(rows[0]["state"]) if rows else ""
 

@@ -2,10 +2,8 @@
 server, and after that one is added it boots with what the guest had put into its TPM."""
 
 import hashlib
-import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from lab import guests
 from lab.guest_client import GuestClient
 from lab.session import guest_client
 from tests.e2e.conftest import ROOT, Installation, wait_until
+from tests.e2e.worker_side import WorkerSide
 
 pytestmark = pytest.mark.lab
 
@@ -55,41 +54,22 @@ def endorsement_key(client: GuestClient) -> bytes:
 
 @dataclass(frozen=True)
 class SecondConsole:
-    """Another console: own database, console key, settings and exchange folder, on the same lab.
+    """Another console: own database (SQLite), console key, settings and exchange folder, on the same lab.
 
-    SIMULATED: its processes. There is no web server, broker or watcher; a job is run at once by the script that asks
+    SIMULATED: its processes. There is no web server, worker or watcher; a job is run at once by the script that asks
     for it, through the task that a worker would be sent. What was carried is a copy of the bundle's folder.
     """
 
     place: Path
     lab: Path
+    side: WorkerSide
 
     def run(self, code: str) -> Any:
-        environment = {
-            "PATH": os.environ["PATH"],  # noqa: TID251
-            "HOME": str(self.place),
-            "PYTHONPATH": str(ROOT),
-            "DJANGO_SETTINGS_MODULE": "console.settings",
-            "BARTIZAN_STATE_DIR": str(self.place),
-            "BARTIZAN_SECRET_KEY": "second-" + "0" * 40,
-            "BARTIZAN_CONSOLE_KEY": "c7" * 32,
-            "BARTIZAN_REDIS_URL": "redis://127.0.0.1:1/0",
-            "BARTIZAN_LOG_LEVEL": "ERROR",
-        }
-        done = subprocess.run(
-            [sys.executable, "-c", PRELUDE + code], env=environment, cwd=ROOT, capture_output=True, text=True,
-            timeout=300, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-        return json.loads(done.stdout.partition("RESULT ")[2])
+        return self.side.run(PRELUDE + code)
 
 
 PRELUDE = """
-import json, sys
 from pathlib import Path
-import django
-django.setup()
-from celery import current_app
 from django.core.management import call_command
 from console.celery import app
 from inventory.authorize import SYSTEM
@@ -104,9 +84,6 @@ def finish(job):
     app.tasks[job.kind](str(job.pk))
     job.refresh_from_db()
     return job
-
-def told(result):
-    print("RESULT " + json.dumps(result))
 """
 
 SET_UP = """
@@ -127,9 +104,9 @@ security = VmSecurity.objects.get(virtual_machine=vm)
 start = finish(power.power_on(vm_id=vm.pk, actor=SYSTEM))
 again = finish(unlock.unlock_vm(vm_id=vm.pk, actor=SYSTEM))
 vm.refresh_from_db()
-told({{"cause": security.lock_cause, "foreign": str(security.foreign_kms), "bundle": str(bundle.kms_cluster),
-      "detail": security.lock_detail, "start": start.error_code, "unlock": again.error_code,
-      "power": vm.power_state}})
+result = {{"cause": security.lock_cause, "foreign": str(security.foreign_kms), "bundle": str(bundle.kms_cluster),
+          "detail": security.lock_detail, "start": start.error_code, "unlock": again.error_code,
+          "power": vm.power_state}}
 """
 
 ADD_PROVIDER = """
@@ -146,9 +123,9 @@ key_providers.install_client_certificate(cluster_id=made.pk, certificate_pem=sig
 vm = VirtualMachine.objects.get(name={name!r})
 job = finish(unlock.unlock_vm(vm_id=vm.pk, actor=SYSTEM))
 start = finish(power.power_on(vm_id=vm.pk, actor=SYSTEM))
-told({{"unlock": [job.status, job.message], "start": [start.status, start.message],
-      "locked": VmSecurity.objects.get(virtual_machine=vm).locked_at is not None,
-      "parts": sorted(row.target or row.purpose for row in WrappedSecret.objects.all())}})
+result = {{"unlock": [job.status, job.message], "start": [start.status, start.message],
+          "locked": VmSecurity.objects.get(virtual_machine=vm).locked_at is not None,
+          "parts": sorted(row.target or row.purpose for row in WrappedSecret.objects.all())}}
 """
 
 
@@ -157,9 +134,22 @@ def second(installation: Installation) -> Iterator[SecondConsole]:
     place = Path(tempfile.mkdtemp(prefix="bz-second-", dir="/var/tmp"))
     for folder in ("db", "assets", "static"):
         (place / folder).mkdir()
+    environment = {
+        "PATH": os.environ["PATH"],  # noqa: TID251
+        "HOME": str(place),
+        "PYTHONPATH": str(ROOT),
+        "DJANGO_SETTINGS_MODULE": "console.settings",
+        "BARTIZAN_STATE_DIR": str(place),
+        "BARTIZAN_SECRET_KEY": "second-" + "0" * 40,
+        "BARTIZAN_CONSOLE_KEY": "c7" * 32,
+        "BARTIZAN_REDIS_URL": installation.servers.redis_url(2),
+        "BARTIZAN_LOG_LEVEL": "ERROR",
+    }
+    side = WorkerSide([sys.executable, str(ROOT / "manage.py")], environment)
     try:
-        yield SecondConsole(place, installation.state / "lab")
+        yield SecondConsole(place, installation.state / "lab", side)
     finally:
+        side.end()
         shutil.rmtree(place, ignore_errors=True)
 
 
@@ -172,7 +162,7 @@ def ask(installation: Installation, vm: str, action: str, **values: Any) -> None
 
 def wait_for_vm(installation: Installation, name: str) -> None:
     wait_until(f"{name} is known", lambda: installation.rows(
-        "SELECT 1 FROM inventory_virtualmachine WHERE name = ? AND is_present", name))  # fmt: skip
+        "SELECT 1 FROM inventory_virtualmachine WHERE name = %s AND is_present", name))  # fmt: skip
 
 
 def drop(installation: Installation, host: str, name: str) -> None:
@@ -196,15 +186,19 @@ def digest(path: str) -> str:
 
 def test_a_vm_with_a_tpm_goes_to_another_console(installation: Installation, second: SecondConsole) -> None:
     try:
-        _clone(installation)
+        identity = _clone(installation)
         _travel(installation, second)
+        client = installation.guest(FRESH)
+        assert tpm(client, READ)[6:10] != bytes(4), "the replaced TPM knows nothing of the old one's data"
+        assert endorsement_key(client) != identity
     finally:
         for host, name in (("a", FRESH), ("a", TRAVELLER), ("b", TRAVELLER)):
             drop(installation, host, name)
 
 
-def _clone(installation: Installation) -> None:
-    """Two clones of a VM whose guest wrote into its TPM: with a copy of that TPM, and with another one."""
+def _clone(installation: Installation) -> bytes:
+    """Two clones of a VM whose guest wrote into its TPM: with a copy of that TPM, and with another one, which runs
+    then. The TPM's identity."""
     installation.encrypt(ORIGINAL, ["vda", "vdb"])
     installation.change_power(ORIGINAL, "on")
     client = installation.guest(ORIGINAL)
@@ -224,12 +218,9 @@ def _clone(installation: Installation) -> None:
         assert installation.vm(name)["uuid"] != installation.vm(ORIGINAL)["uuid"]
     assert installation.key_of(TRAVELLER) != installation.key_of(ORIGINAL) == installation.key_of(FRESH)
 
-    installation.change_power(FRESH, "on")
-    client = installation.guest(FRESH)
-    assert tpm(client, READ)[6:10] != bytes(4), "the replaced TPM knows nothing of the old one's data"
-    assert endorsement_key(client) != identity
-    installation.change_power(FRESH, "off")
+    installation.change_power(FRESH, "on")  # it boots while the other travels
     installation.decrypt(ORIGINAL)
+    return identity
 
 
 def _travel(installation: Installation, second: SecondConsole) -> None:

@@ -89,14 +89,6 @@ def test_a_powered_off_uefi_vm_is_encrypted_runs_and_is_decrypted(installation: 
     installation.change_power(name, "off")
 
 
-def test_decryption_gives_bit_identical_disks(installation: Installation) -> None:
-    name = "uefi-01"
-    before = {target: content_of(path, target) for target, path in installation.sources(name).items()}
-    installation.encrypt(name, ["vda", "vdb"])
-    installation.decrypt(name)
-    assert {target: content_of(path, target) for target, path in installation.sources(name).items()} == before
-
-
 def test_disks_of_a_running_vm_are_encrypted_and_decrypted_without_a_pause(installation: Installation) -> None:
     name = "bios-01"
     client = installation.guest(name)

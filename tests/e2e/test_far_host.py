@@ -29,30 +29,31 @@ def set_uri(installation: Installation, old: str, new: str) -> None:
     )
 
 
-def test_its_host_copies_the_disks_under_tls(far: Installation) -> None:
+def test_its_host_copies_a_disk_under_tls(far: Installation) -> None:
+    """One disk: libvirt spends half a minute on the key derivation of each."""
     folder = far.folder(NAME)
-    far.encrypt(NAME, ["vda", "vdb"])
+    raw, qcow2 = data_disks(NAME)
+    far.encrypt(NAME, ["vdb"])
     passphrases, sources = far.passphrases(NAME), far.sources(NAME)
-    assert set(passphrases) == {"vda", "vdb", "nvram", "vtpm"}
-    for target in ("vda", "vdb"):
-        assert_cryptsetup_opens(sources[target], passphrases[target])
-        with open(sources[target], "rb") as file:
-            header = luks.parse(file.read(luks.HEADER_BYTES))
-        assert {slot.iterations for slot in header.keyslots if slot.active} == {1000}
+    assert set(passphrases) == {"vdb", "nvram", "vtpm"}
+    assert_cryptsetup_opens(sources["vdb"], passphrases["vdb"])
+    with open(sources["vdb"], "rb") as file:
+        header = luks.parse(file.read(luks.HEADER_BYTES))
+    assert {slot.iterations for slot in header.keyslots if slot.active} == {1000}
     assert_cryptsetup_opens(far.vm(NAME)["nvram_path"], passphrases["nvram"])
-    assert not files_with(folder, MARKER.encode()), "planted plaintext is still on the datastore"
+    left = [path.name for path in files_with(folder, MARKER.encode())]
+    assert left == [raw.file_name], "planted plaintext is still on the datastore"
 
     far.change_power(NAME, "on")
     client = far.guest(NAME)
-    for disk in data_disks(NAME):
+    for disk in (raw, qcow2):
         assert_reads_planted(client, disk)
     assert client.ask("tpm") == "2"
     far.change_power(NAME, "off")
 
     far.decrypt(NAME)
     assert far.passphrases(NAME) == {}
-    sources = far.sources(NAME)
-    for target, disk_format, disk in zip(("vda", "vdb"), ("raw", "qcow2"), data_disks(NAME), strict=True):
-        assert Path(sources[target]).name == disk.file_name
-        assert_planted(disk, sources[target], disk_format)
+    source = far.sources(NAME)["vdb"]
+    assert Path(source).name == qcow2.file_name
+    assert_planted(qcow2, source, "qcow2")
     assert not list(folder.glob("*.luks"))

@@ -1,9 +1,7 @@
 """Two key servers with one database in a key provider: one stopped, both stopped, back; one that never answers."""
 
-import json
 import re
 import socket
-import sqlite3
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,41 +10,20 @@ from typing import Any
 
 import pytest
 
-from lab import guests
 from lab.kms import KmsLayout, command
-from lab.user import ensure_user
-from tests.e2e.conftest import ROOT, Installation, wait_until
+from tests.e2e.conftest import ROOT, Installation, Row, wait_until
+from tests.e2e.small_vm import small_vm
 
 pytestmark = pytest.mark.lab
 
 NAME = "keys-01"
-MIB = 2**20
 
 
 @pytest.fixture
-def small_vm(installation: Installation) -> Iterator[str]:
-    """A powered-off VM with one small disk on host-a, and its encryption undone at the end."""
-    host = installation.lab.host("a")
-    folder = host.datastore / NAME
-    user = ensure_user()
-    user.folder(folder)
-    disk = folder / "disk.raw"
-    disk.write_bytes(b"x" * MIB)
-    user.own(disk)
-    disk.chmod(0o600)
-    with guests.connected(host) as connection:
-        domain = connection.defineXML(
-            f"<domain type='qemu'><name>{NAME}</name><memory unit='MiB'>64</memory>"
-            "<os><type arch='x86_64' machine='q35'>hvm</type></os><devices><disk type='file' device='disk'>"
-            f"<driver name='qemu' type='raw'/><source file='{disk}'/><target dev='vda' bus='virtio'/></disk></devices>"
-            "</domain>"
-        )
-        wait_until("the console discovers the VM", lambda: installation.rows(
-            "SELECT 1 FROM inventory_virtualmachine WHERE name = ?", NAME))  # fmt: skip
+def vm(installation: Installation) -> Iterator[str]:
+    """Its encryption is undone by the test."""
+    with small_vm(installation, NAME):
         yield NAME
-        if domain.isActive():
-            domain.destroy()
-        domain.undefine()
 
 
 @contextmanager
@@ -74,9 +51,8 @@ def silent_listener() -> Iterator[int]:
 
 
 def provider(installation: Installation, name: str) -> str:
-    (row,) = installation.rows("SELECT id FROM encryption_kmscluster WHERE name = ?", name)
-    digits = row["id"]
-    return f"/encryption/kms/{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}/"
+    (row,) = installation.rows("SELECT id FROM encryption_kmscluster WHERE name = %s", name)
+    return f"/encryption/kms/{row['id']}/"
 
 
 def press(installation: Installation, path: str, **values: Any) -> None:
@@ -84,19 +60,19 @@ def press(installation: Installation, path: str, **values: Any) -> None:
     assert answer.status == 200, answer.words()[:500]
 
 
-def events(installation: Installation, kind: str, after: int) -> list[sqlite3.Row]:
-    return installation.rows("SELECT * FROM inventory_event WHERE kind = ? AND id > ? ORDER BY id", kind, after)
+def events(installation: Installation, kind: str, after: int) -> list[Row]:
+    return installation.rows("SELECT * FROM inventory_event WHERE kind = %s AND id > %s ORDER BY id", kind, after)
 
 
 def latest(installation: Installation) -> int:
     return int(installation.rows("SELECT MAX(id) AS id FROM inventory_event")[0]["id"])
 
 
-def test_one_server_lost_both_lost_and_back(installation: Installation, small_vm: str) -> None:
+def test_one_server_lost_both_lost_and_back(installation: Installation, vm: str) -> None:
     kms = provider(installation, "Lab KMS")
     guest = installation.guest("bios-01")
     installation.encrypt("bios-01", ["vdb"])
-    installation.encrypt(small_vm, ["vda"])
+    installation.encrypt(vm, ["vda"])
     first = f"127.0.0.1:{KmsLayout.load(installation.state / 'lab' / 'kms').port}"
     beats = [int(guest.ask("heartbeat"))]
     try:
@@ -106,22 +82,22 @@ def test_one_server_lost_both_lost_and_back(installation: Installation, small_vm
             installation.supervise("stop", "lab:kms")
 
             # Failover: the job goes well, and the history names the server that failed.
-            installation.change_power(small_vm, "on")
-            installation.change_power(small_vm, "off")
+            installation.change_power(vm, "on")
+            installation.change_power(vm, "off")
             (lost,) = events(installation, "kms.server_lost", start)
-            assert first in lost["message"] and json.loads(lost["data"])["code"] == "kms_unreachable"
+            assert first in lost["message"] and lost["data"]["code"] == "kms_unreachable"
             assert installation.user.get(kms).status == 200
 
         # Both are gone now.
-        job = installation.change_power(small_vm, "on", "failed")
+        job = installation.change_power(vm, "on", "failed")
         assert job["error_code"] == "kms_unreachable" and first in job["message"] and f":{port}" in job["message"]
-        page = installation.user.get(installation.path(small_vm))
+        page = installation.user.get(installation.path(vm))
         assert "Locked" in page.words()
-        options = installation.user.get(installation.options_path(small_vm)).words()
+        options = installation.user.get(installation.options_path(vm)).words()
         assert "KMS cluster error" in options and f":{port}" in options and "vda" in options
         (locked,) = events(installation, "vm.locked", start)
-        assert json.loads(locked["data"])["cause"] == "kms_error"
-        assert installation.vm(small_vm)["power_state"] == "off"
+        assert locked["data"]["cause"] == "kms_error"
+        assert installation.vm(vm)["power_state"] == "off"
         beats.append(int(guest.ask("heartbeat")))
         for path in ("/", "/encryption/kms/", kms, "/tasks/", installation.options_path("bios-01")):
             assert installation.user.get(path).status == 200, path
@@ -133,8 +109,8 @@ def test_one_server_lost_both_lost_and_back(installation: Installation, small_vm
         wait_until("the key server listens", installation.key_server_listens)
         press(installation, f"{kms}check/")
         wait_until("it is unlocked by itself", lambda: events(installation, "vm.unlocked", start))
-        installation.change_power(small_vm, "on")
-        installation.change_power(small_vm, "off")
+        installation.change_power(vm, "on")
+        installation.change_power(vm, "off")
         beats.append(int(guest.ask("heartbeat")))
         assert beats == sorted(set(beats)), "the running VM stood still"
     finally:
@@ -145,7 +121,7 @@ def test_one_server_lost_both_lost_and_back(installation: Installation, small_vm
         for server in list(dict.fromkeys(servers))[1:]:
             press(installation, f"/encryption/kms/servers/{server}/remove/")
         installation.decrypt("bios-01")
-        installation.decrypt(small_vm)
+        installation.decrypt(vm)
 
 
 def with_a_hanging_provider(installation: Installation) -> None:
@@ -178,7 +154,7 @@ def with_a_hanging_provider(installation: Installation) -> None:
 
 
 def _status(installation: Installation, name: str) -> str:
-    jobs = "SELECT status FROM inventory_job WHERE target_name = ? ORDER BY created_at DESC LIMIT 1"
+    jobs = "SELECT status FROM inventory_job WHERE target_name = %s ORDER BY created_at DESC LIMIT 1"
     return str(installation.rows(jobs, name)[0]["status"])
 
 

@@ -5,10 +5,12 @@ import base64
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg import sql
 
 from encryption.engine import luks
 from encryption.engine.secret import Secret
@@ -85,7 +87,7 @@ def opened(installation: Installation, name: str) -> set[bytes]:
 
 def import_bundle(installation: Installation) -> None:
     host = installation.vm(NAME)["host_id"]
-    path = f"/encryption/hosts/{host[:8]}-{host[8:12]}-{host[12:16]}-{host[16:20]}-{host[20:]}/import/"
+    path = f"/encryption/hosts/{host}/import/"
     page = installation.user.get(path)
 
     def choice(field: str, start: str) -> str:
@@ -135,10 +137,10 @@ def test_no_key_is_found_in_database_broker_logs_jobs_events_or_command_lines(
     needles = [one for key in {*keys, bytes.fromhex(ours["console"])} for one in spellings(key)] + client
     keks = [one for kek in ours["keks"] for one in spellings(bytes.fromhex(kek))]
     assert len(ours["keks"]) >= 3 and len(client) > 2
-    haystacks = {str(path): content for path, content in written_files(installation)} | shown
+    haystacks = {str(path): content for path, content in written_files(installation)} | shown | tables(installation)
     haystacks["command lines"] = command_lines
-    assert any(path.endswith("bartizan.sqlite3") for path in haystacks)
-    assert any("redis" in path and content for path, content in haystacks.items())
+    assert any("/data/base/" in path for path in haystacks) and any("/data/pg_wal/" in path for path in haystacks)
+    assert any("/redis/" in path and content for path, content in haystacks.items())
     assert any(path.endswith(".log") and content for path, content in haystacks.items())
     assert any("/exchange/" in path and path.endswith(".luks") for path in haystacks)
     key_server = KmsLayout.load(installation.state / "lab" / "kms").database.name  # holds the KEKs: that is its work
@@ -153,20 +155,35 @@ def test_no_key_is_found_in_database_broker_logs_jobs_events_or_command_lines(
 
 def test_the_search_would_find_a_key(installation: Installation) -> None:
     """The control: what must be there is found by the same means."""
-    assert any(b"uefi-01" in content for _, content in written_files(installation))
+    found = [str(path) for path, content in written_files(installation) if b"uefi-01" in content]
+    assert any("/data/base/" in path for path in found) and any("/data/pg_wal/" in path for path in found)
+    assert b"uefi-01" in tables(installation)["inventory_virtualmachine"]
     assert b"gunicorn" in read_command_lines()
 
 
 def written_files(installation: Installation) -> list[tuple[Path, bytes]]:
-    """All that console and hosts keep, exported VMs included, but for the secrets folder itself and images of disks."""
+    """All that console, database, broker and hosts keep, exported VMs included, but for the secrets folder itself and
+    images of disks."""
+    installation.database.execute("CHECKPOINT")  # what PostgreSQL has in memory only
     left_out = {"secrets", "datastores", "cache", "assets", "static", "test-assets", "guests"}
     found = []
-    for folder, folders, names in os.walk(installation.state, followlinks=True):
-        folders[:] = [one for one in folders if one not in left_out]
-        for name in names:
-            path = Path(folder) / name
-            if path.is_file():
-                found.append((path, path.read_bytes()))
+    for top in (installation.state, installation.servers.place):
+        for folder, folders, names in os.walk(top, followlinks=True):
+            folders[:] = [one for one in folders if one not in left_out]
+            for name in names:
+                path = Path(folder) / name
+                with suppress(FileNotFoundError):  # PostgreSQL's own come and go
+                    found += [(path, path.read_bytes())] if path.is_file() else []
+    return found
+
+
+def tables(installation: Installation) -> dict[str, bytes]:
+    """The rows of every table as text, where the files may hold them compressed."""
+    found = {}
+    for row in installation.rows("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"):
+        name = row["tablename"]
+        with installation.database.cursor().copy(sql.SQL("COPY {} TO STDOUT").format(sql.Identifier(name))) as copy:
+            found[name] = b"".join(bytes(part) for part in copy)
     return found
 
 

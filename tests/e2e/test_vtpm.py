@@ -59,7 +59,7 @@ def vm(installation: Installation) -> Iterator[Path]:
     with guests.connected(lab.host("a")) as connection:
         connection.defineXML(domain_xml(lab, GUEST, made, folder=folder))
     wait_until("the console discovers the VM", lambda: installation.rows(
-        "SELECT 1 FROM inventory_virtualmachine WHERE name = ?", NAME))  # fmt: skip
+        "SELECT 1 FROM inventory_virtualmachine WHERE name = %s", NAME))  # fmt: skip
     yield folder
     for host in lab.hosts:
         with guests.connected(host) as connection:

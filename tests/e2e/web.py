@@ -1,6 +1,7 @@
 """A browser's worth of HTTP: a session that logs in, follows links, fills in forms and submits them as a user would."""
 
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urljoin
 
 import requests
@@ -57,7 +58,22 @@ class User:
     def log_in(self, name: str, password: str) -> Page:
         return self.submit(self.get("/login/"), "/login/", username=name, password=password)
 
-    def json(self, path: str) -> object:
+    def set_encryption(self, path: str, policy: str, disks: list[str]) -> Page:
+        """Presses Apply in the VM Options panel: `disks` get the encrypting policy, the others are not encrypted."""
+        page = self.get(path)
+        form = page.form("/options/")
+
+        def choice(field: str, wanted: str) -> str:
+            options = form.xpath(f'.//select[@name="{field}"]/option')
+            return str(next(one.get("value") for one in options if one.text_content() == wanted))
+
+        chosen: dict[str, Any] = {
+            field: choice(field, "VM Encryption Policy" if field.removeprefix("disk-") in disks else "No encryption")
+            for field in form.xpath('.//select[starts-with(@name, "disk-")]/@name')
+        }
+        return self.submit(page, "/options/", **chosen, policy=choice("policy", policy))
+
+    def json(self, path: str) -> Any:
         answer = self.session.get(urljoin(self.base, path), timeout=60)
         answer.raise_for_status()
         return answer.json()

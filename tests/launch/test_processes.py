@@ -1,15 +1,19 @@
 """What each process is started with: the web server must not know the console key, nobody sees a secret in argv."""
 
 import shlex
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from supervisor.options import ServerOptions
 
-from console.launch import processes, supervisor
+from console.launch import main, processes, supervisor, up, user
 from console.launch.address import Listen
 from console.launch.processes import GROUPS, Installation, Program, console_programs
+from console.launch.state import State
+from console.launch.steps import LaunchError
 from tests.launch.conftest import ROOT
 
 
@@ -60,6 +64,30 @@ def test_only_the_web_process_learns_of_provider_and_directory(
 
 def test_redis_gets_no_setting_at_all(installation: Installation) -> None:
     assert by_name(installation)["redis"].environment == {}
+
+
+def test_redis_elsewhere_is_used_and_none_started(installation: Installation, state: State) -> None:
+    elsewhere = by_name(replace(installation, redis_url_file=state.redis_url))
+    assert by_name(installation).keys() - elsewhere.keys() == {"redis"}
+    assert elsewhere["web"].environment["BARTIZAN_REDIS_URL_FILE"] == str(state.redis_url)
+    told = {name for program in elsewhere.values() for name in program.environment}
+    assert not told & {"BARTIZAN_REDIS_SOCKET", "BARTIZAN_REDIS_PASSWORD_FILE"}
+
+
+def test_more_workers_for_long_jobs(installation: Installation) -> None:
+    three = by_name(replace(installation, crypto_workers=3))
+    assert three.keys() - by_name(installation).keys() == {"worker-crypto-2", "worker-crypto-3"}
+    for name in ("crypto", "crypto-2", "crypto-3"):
+        command = three[f"worker-{name}"].command
+        assert command[command.index("-Q") + 1] == "crypto" and command[command.index("-n") + 1] == f"{name}@%h"
+
+
+@pytest.mark.parametrize("value", ["0", "65", "two"])
+def test_a_wrong_number_of_workers_stops_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("BARTIZAN_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("BARTIZAN_CRYPTO_WORKERS", value)
+    with pytest.raises(LaunchError, match="BARTIZAN_CRYPTO_WORKERS must be"):
+        up.manage_environment(ROOT)
 
 
 def test_no_secret_in_the_configuration(installation: Installation) -> None:
@@ -127,3 +155,20 @@ def test_redis_under_its_other_name(
     command = by_name(installation)["redis"].command
     assert Path(command[0]).name == "redis-server"
     assert Path(command[0]).resolve() == programs / "redis-check-rdb"
+
+
+def test_manage_gets_a_url_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its caller gives as a value is in a file by then, and the settings refuse both."""
+    monkeypatch.setenv("BARTIZAN_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("DATABASE_URL", "postgresql://db.example/bartizan")
+    monkeypatch.setenv("BARTIZAN_REDIS_URL", "rediss://redis.example/0")
+    monkeypatch.setattr(user, "is_root", lambda: False)
+    started: list[str] = []
+    monkeypatch.setattr(user, "replace_process", started.extend)
+    main.main(["manage", "check"])
+    environment = started[: started.index(sys.executable)]
+    told = subprocess.run([*environment, "env"], check=True, capture_output=True, text=True).stdout.splitlines()
+    names = {line.partition("=")[0] for line in told}
+    assert names & {"DATABASE_URL", "DATABASE_URL_FILE"} == {"DATABASE_URL_FILE"}
+    assert names & {"BARTIZAN_REDIS_URL", "BARTIZAN_REDIS_URL_FILE"} == {"BARTIZAN_REDIS_URL_FILE"}
+    assert started[-1] == "check"

@@ -116,3 +116,47 @@ def test_a_folder_of_somebody_else_is_not_taken_over(tmp_path: Path, monkeypatch
     monkeypatch.setenv("BARTIZAN_STATE_DIR", str(tmp_path))
     with pytest.raises(LaunchError, match="no state folder of Bartizan"):
         state_of(tmp_path)
+
+
+NAME = "DATABASE_URL"
+
+
+def test_a_url_that_was_given_once_stays_in_use(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert state.keep_url(NAME, state.database_url) is None
+    monkeypatch.setenv(NAME, "postgresql://db.example/one")
+    assert state.keep_url(NAME, state.database_url) == state.database_url
+    assert mode(state.database_url) == 0o600
+    monkeypatch.delenv(NAME)
+    assert state.keep_url(NAME, state.database_url) == state.database_url
+    assert state.database_url.read_text() == "postgresql://db.example/one\n"
+
+
+def test_a_file_with_a_url_stays_in_use_and_is_not_copied(
+    state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "url"
+    file.write_text("postgresql://db.example/one")
+    monkeypatch.setenv(f"{NAME}_FILE", str(file))
+    for _ in range(2):
+        state.keep_url(NAME, state.database_url)
+        assert state.database_url.readlink() == file
+    monkeypatch.delenv(f"{NAME}_FILE")
+    file.unlink()
+    assert state.keep_url(NAME, state.database_url) == state.database_url, "no start on another database"
+    monkeypatch.setenv(NAME, "postgresql://db.example/two")
+    state.keep_url(NAME, state.database_url)
+    assert not state.database_url.is_symlink() and not file.exists()
+
+
+def test_the_kept_file_may_be_given_itself(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    state.database_url.write_text("postgresql://db.example/one")
+    monkeypatch.setenv(f"{NAME}_FILE", str(state.database_url))
+    assert state.keep_url(NAME, state.database_url) == state.database_url
+    assert state.database_url.read_text() == "postgresql://db.example/one"
+
+
+def test_a_url_and_a_file_are_refused_together(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(NAME, "postgresql://db.example/one")
+    monkeypatch.setenv(f"{NAME}_FILE", "/etc/bartizan/database_url")
+    with pytest.raises(LaunchError, match="not both"):
+        state.keep_url(NAME, state.database_url)
