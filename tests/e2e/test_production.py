@@ -64,6 +64,7 @@ class Documented:
     web_port: int
     settings: dict[str, str]
     arguments: dict[str, list[str]]
+    tls: list[str]
     units: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
     def start(self, unit: str, *more: str) -> None:
@@ -99,7 +100,8 @@ def read_document(place: Path, owner: LabUser) -> Documented:
     here = {
         "127.0.0.1:8440": f"127.0.0.1:{port}",
         "/opt/bartizan": str(ROOT), "/var/lib/bartizan/state": str(place / "state"), "/etc/bartizan": str(place),
-        "console.example.org": "127.0.0.1", "%%h": "%h", "-Q QUEUE -c N -n QUEUE@": "-Q control -c 1 -n control@",
+        "console.example.org": "127.0.0.1", "%%h": "%h",
+        "worker-QUEUE": "worker", "-Q QUEUE -c N -n QUEUE@": "-Q control -c 1 -n control@",
     }  # fmt: skip
     text = (ROOT / "docs" / "production.md").read_text()
     text = re.sub("|".join(map(re.escape, here)), lambda found: here[found[0]], text)
@@ -109,8 +111,9 @@ def read_document(place: Path, owner: LabUser) -> Documented:
     listed = re.findall(r"^\| ([a-z-]+)[^|]* \| `([^`]+)` \|", text, re.MULTILINE)
     arguments = {unit: [python, *shlex.split(given)] for unit, given in listed} | {"web": shlex.split(web)}
     assert set(arguments) == {"web", "worker", "beat", "watch-hosts", "forward-events", "registrar"}
+    (tls,) = re.findall(r"--certfile FILE --keyfile FILE (--ciphers \S+)`", text)
     settings = dict(line.split("=", 1) for line in lines.splitlines())
-    return Documented(place, owner, port, settings, arguments)
+    return Documented(place, owner, port, settings, arguments, tls.split())
 
 
 @pytest.fixture
@@ -150,9 +153,8 @@ def test_units_as_the_document_has_them_serve_and_work(installation: Installatio
         "create_administrator", "--username", "administrator", "--password-file", str(documented.place / "password")
     )  # fmt: skip
     servers = installation.servers
-    documented.start(
-        "web", "--certfile", str(servers.place / "server.crt"), "--keyfile", str(servers.place / "server.key")
-    )
+    given = [*documented.tls, "--certfile", str(servers.place / "server.crt")]
+    documented.start("web", *given, "--keyfile", str(servers.place / "server.key"))
     for unit in ("worker", "beat", "watch-hosts", "forward-events", "registrar"):
         documented.start(unit)
     user = User(f"https://127.0.0.1:{documented.web_port}")
