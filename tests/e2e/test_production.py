@@ -27,6 +27,7 @@ from lab.user import LabUser, ensure_user
 from tests.e2e.conftest import ROOT, Installation, connected, wait_until
 from tests.e2e.servers import PASSWORD
 from tests.e2e.web import User
+from tests.launch.test_own_units import TEXT, units
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 PLACES = """
@@ -69,7 +70,7 @@ class Documented:
 
     def start(self, unit: str, *more: str) -> None:
         """Two sorts of units get the console key."""
-        has_key = unit in ("worker", "forward-events")
+        has_key = unit == "forward-events" or unit.startswith("worker-")
         key = {"BARTIZAN_CONSOLE_KEY_FILE": str(self.place / "console_key")} if has_key else {}
         with (self.place / f"{unit}.log").open("ab") as log:
             self.units[unit] = subprocess.Popen(
@@ -98,21 +99,20 @@ class Documented:
 def read_document(place: Path, owner: LabUser) -> Documented:
     (port,) = free_ports(1)
     here = {
-        "127.0.0.1:8440": f"127.0.0.1:{port}",
-        "/opt/bartizan": str(ROOT), "/var/lib/bartizan/state": str(place / "state"), "/etc/bartizan": str(place),
-        "console.example.org": "127.0.0.1", "%%h": "%h",
-        "worker-QUEUE": "worker", "-Q QUEUE -c N -n QUEUE@": "-Q control -c 1 -n control@",
+        "127.0.0.1:8440": f"127.0.0.1:{port}", "/opt/bartizan": str(ROOT), "/var/lib/bartizan/state": f"{place}/state",
+        "/etc/bartizan": str(place), "console.example.org": "127.0.0.1", "%%": "%",
     }  # fmt: skip
-    text = (ROOT / "docs" / "production.md").read_text()
-    text = re.sub("|".join(map(re.escape, here)), lambda found: here[found[0]], text)
-    (lines,) = re.findall(r"^```\n(DJANGO_SETTINGS_MODULE=.*?)^```", text, re.MULTILINE | re.DOTALL)
-    (web,) = re.findall(r"^ExecStart=(\S+ -m gunicorn .*)$", text, re.MULTILINE)
-    (python,) = re.findall(r"^`ExecStart=(\S+)` and:$", text, re.MULTILINE)
-    listed = re.findall(r"^\| ([a-z-]+)[^|]* \| `([^`]+)` \|", text, re.MULTILINE)
-    arguments = {unit: [python, *shlex.split(given)] for unit, given in listed} | {"web": shlex.split(web)}
-    assert set(arguments) == {"web", "worker", "beat", "watch-hosts", "forward-events", "registrar"}
-    (tls,) = re.findall(r"--certfile FILE --keyfile FILE (--ciphers \S+)`", text)
-    settings = dict(line.split("=", 1) for line in lines.splitlines())
+
+    def with_ours(text: str) -> str:
+        return re.sub("|".join(map(re.escape, here)), lambda found: here[found[0]], text)
+
+    (lines,) = re.findall(r"^```\n(DJANGO_SETTINGS_MODULE=.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    settings = dict(line.split("=", 1) for line in with_ours(lines).splitlines())
+    (tls,) = re.findall(r"--certfile FILE --keyfile FILE (--ciphers \S+)`", TEXT)
+    arguments = {
+        name: shlex.split(with_ours(unit.partition("\nExecStart=")[2].partition("\n")[0]))
+        for name, unit in units().items()
+    }
     return Documented(place, owner, port, settings, arguments, tls.split())
 
 
@@ -155,7 +155,7 @@ def test_units_as_the_document_has_them_serve_and_work(installation: Installatio
     servers = installation.servers
     given = [*documented.tls, "--certfile", str(servers.place / "server.crt")]
     documented.start("web", *given, "--keyfile", str(servers.place / "server.key"))
-    for unit in ("worker", "beat", "watch-hosts", "forward-events", "registrar"):
+    for unit in ("worker-control", "beat", "watch-hosts", "forward-events", "registrar"):
         documented.start(unit)
     user = User(f"https://127.0.0.1:{documented.web_port}")
     user.session.verify = str(servers.trusted)
