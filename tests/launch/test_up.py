@@ -9,11 +9,14 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.conftest import wait_until
+from tests.e2e.web import User
 from tests.launch.conftest import ROOT
 
 SECONDS = 180
@@ -28,9 +31,22 @@ class Started:
     url: str
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    """A state folder that the service user can reach (pytest's own temporary folders are closed to it)."""
+    """A state folder for all who leave nothing running in it."""
+    with state_folder() as found:
+        yield found
+
+
+@pytest.fixture
+def new_folder() -> Iterator[Path]:
+    with state_folder() as found:
+        yield found
+
+
+@contextmanager
+def state_folder() -> Iterator[Path]:
+    """One that the service user can reach (pytest's own temporary folders are closed to it)."""
     parent = Path(tempfile.mkdtemp(prefix="bartizan-test-", dir="/var/tmp"))
     parent.chmod(0o755)
     folder = parent / "state"
@@ -96,11 +112,39 @@ def finish(started: Started) -> str:
     return said
 
 
+def encrypt_start_and_decrypt(url: str, password: str) -> None:
+    """A VM of the lab's, on SQLite and the private Redis; all end-to-end tests run on a PostgreSQL and a Redis."""
+    user = User(url)
+    assert user.log_in("administrator", password).status == 200
+    (vm,) = (one for one in user.json("/api/v1/virtual-machines")["items"] if one["name"] == "uefi-01")
+
+    def ends_well() -> bool:
+        job = user.json(f"/api/v1/jobs?target_id={vm['id']}")["items"][0]
+        assert job["is_live"] or job["status"] == "succeeded", job
+        return not job["is_live"]
+
+    def is_encrypted() -> bool:
+        return bool(user.json(f"/api/v1/virtual-machines/{vm['id']}")["is_encrypted"])
+
+    options = f"/encryption/vms/{vm['id']}/options/"
+    assert user.set_encryption(options, "VM Encryption Policy", ["vda"]).status == 200
+    wait_until("it is encrypted", ends_well)
+    assert is_encrypted()
+    for verb in ("on", "off"):
+        path = f"/inventory/vm/{vm['id']}/power/{verb}/"
+        assert user.submit(user.get(path), path).status == 200
+        wait_until(f"it is {verb}", ends_well)
+    assert user.set_encryption(options, "No encryption", []).status == 200
+    wait_until("it is decrypted", ends_well)
+    assert not is_encrypted()
+
+
 @pytest.mark.lab
 @pytest.mark.slow
 def test_up_with_the_lab_and_ctrl_c(folder: Path) -> None:
     started = start(folder)
     password = (folder / "secrets" / "administrator_password").read_text().strip()
+    encrypt_start_and_decrypt(started.url, password)
     assert f"Bartizan   {started.url}\n" in started.said
     assert f"password   {password} " in started.said
     with urllib.request.urlopen(f"{started.url}login/", timeout=30) as answer:  # noqa: S310  our own address
@@ -152,9 +196,9 @@ def test_a_second_up_points_to_the_first_and_down_ends_both(folder: Path) -> Non
 
 
 @pytest.mark.slow
-def test_ctrl_c_during_set_up_leaves_nothing(folder: Path) -> None:
+def test_ctrl_c_during_set_up_leaves_nothing(new_folder: Path) -> None:
     process = subprocess.Popen(
-        [str(ROOT / "bartizan"), "up", "--no-lab", "--listen", "127.0.0.1:1"], env=environment(folder),
+        [str(ROOT / "bartizan"), "up", "--no-lab", "--listen", "127.0.0.1:1"], env=environment(new_folder),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None
@@ -164,4 +208,4 @@ def test_ctrl_c_during_set_up_leaves_nothing(folder: Path) -> None:
             break
     process.communicate(timeout=SECONDS)
     assert process.returncode != 0
-    wait_until_none(folder)
+    wait_until_none(new_folder)
