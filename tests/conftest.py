@@ -23,7 +23,7 @@ from tests.fakes import FakeHypervisor, FakeSite
 
 TOGETHER: Final = ("e2e", "lab", "browser")
 """Folders whose tests share one costly thing (an installation, a lab, Chromium): each runs in one process."""
-APART: Final = ("tests/encryption/services/test_killed.py", "tests/encryption/services/test_killed_far.py")
+APART: Final = ("tests/encryption/services/test_killed.py",)
 """Files whose tests share nothing and take long: each test runs wherever there is time."""
 _MIGRATED: Final = pytest.StashKey[tuple[DjangoDbBlocker, str]]()
 # How long an example takes says more about the machine than about the code.

@@ -9,6 +9,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,15 @@ CASES = [
     pytest.param("deepen running", QCOW2, id="new volume key while it runs"),
     pytest.param("rotate", RAW, id="new passphrases"),
 ]
-cases = pytest.mark.parametrize(("verb", "shape"), CASES)
+# On a host whose files no worker reaches: small raw disks go through the worker's memory, the host copies qcow2 ones.
+FAR_RAW, FAR_QCOW2 = replace(RAW, remote=True), replace(QCOW2, remote=True)
+FAR = [
+    pytest.param("encrypt", FAR_RAW, id="far: encrypt raw, NVRAM, vTPM"),
+    pytest.param("encrypt", FAR_QCOW2, id="far: encrypt qcow2"),
+    pytest.param("decrypt", FAR_RAW, id="far: decrypt raw, NVRAM, vTPM"),
+    pytest.param("decrypt", FAR_QCOW2, id="far: decrypt qcow2"),
+    pytest.param("rotate", replace(FAR_RAW, nvram=False, tpm=False), id="far: new passphrases"),
+]
 
 
 def prepared(make_world: MakeWorld, shape: Shape, verb: str) -> tuple[World, Callable[[], Job]]:
@@ -99,7 +108,7 @@ def resumed(job: Job) -> Job:
     return job
 
 
-@cases
+@pytest.mark.parametrize(("verb", "shape"), [*CASES, *FAR])
 def test_killed_before_every_effect_and_resumed(
     make_world: MakeWorld, keys: MemoryKeyServer, effects: Effects, verb: str, shape: Shape
 ) -> None:
@@ -122,7 +131,7 @@ def test_killed_before_every_effect_and_resumed(
         )
 
 
-@cases
+@pytest.mark.parametrize(("verb", "shape"), CASES)
 def test_killed_and_then_cancelled_before_a_worker_took_it_up(
     make_world: MakeWorld, keys: MemoryKeyServer, effects: Effects, verb: str, shape: Shape
 ) -> None:
@@ -171,6 +180,7 @@ def fail(what: str) -> None:
         # A refusal of a replacement ends as its cancellation does; where a file is written is what differs.
         pytest.param("deepen", RAW, fail, id="new volume keys"),
         pytest.param("rotate", RAW, fail, id="new passphrases"),
+        *(pytest.param(*case.values, refuse, id=case.id) for case in (FAR[0], FAR[3])),
     ],
 )
 def test_refused_at_every_effect(
