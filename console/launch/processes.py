@@ -125,7 +125,7 @@ def console_programs(installation: Installation) -> list[Program]:
     schedule = installation.state.run / "celerybeat-schedule"
     return [
         *_broker(installation),
-        Program("console", "web", _gunicorn(installation), {**django, **_sign_on_environment()}),
+        Program("console", "web", _gunicorn(installation), {**django, **sign_on_environment()}),
         *(
             Program(
                 "console",
@@ -150,7 +150,7 @@ def console_programs(installation: Installation) -> list[Program]:
     ]  # fmt: skip
 
 
-def _sign_on_environment() -> dict[str, str]:
+def sign_on_environment() -> dict[str, str]:
     """Of the caller's environment, for the one process in which people log in."""
     return {name: value for name in configuration.VARIABLES if (value := env_str(name, ""))}
 

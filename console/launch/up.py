@@ -34,6 +34,7 @@ from console.launch.processes import (
     console_programs,
     django_environment,
     redis_config,
+    sign_on_environment,
 )
 from console.launch.state import ADMINISTRATOR, State, state_of, write_private
 from console.launch.steps import NAME_WIDTH, LaunchError, Steps, digest, run_command
@@ -169,7 +170,8 @@ def status(root: Path) -> int:
 def _prepare_console(steps: Steps, installation: Installation) -> str:
     """Assets, database, static files, administrator. Returns the line about the password for the closing words."""
     root, state = installation.root, installation.state
-    environment = {**base_environment(installation), **django_environment(installation)}
+    # What the web process will be told, so that what is wrong with it is said here.
+    environment = {**base_environment(installation), **django_environment(installation), **sign_on_environment()}
 
     def manage(*arguments: str) -> str:
         return run_command(
