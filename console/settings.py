@@ -225,6 +225,8 @@ FIPS_VALIDATED = dict(entry.partition("=")[::2] for entry in env_list("BARTIZAN_
 if not all(re.fullmatch("[0-9a-f]{64}", digest) and number for digest, number in FIPS_VALIDATED.items()):
     raise SettingsError("BARTIZAN_FIPS_VALIDATED must be SHA256=CERTIFICATE,... with 64 lower-case digits each")
 KMIP_TIMEOUT_SECONDS = env_int("BARTIZAN_KMIP_TIMEOUT", 10, minimum=1, maximum=300)
+# How long a host may take to write what it was sent to its storage; see encryption/services/write_back.py.
+HOST_WRITE_BACK_SECONDS = env_int("BARTIZAN_HOST_WRITE_BACK", 40, minimum=0, maximum=3600)
 # Where workers put exported VMs, and look for VMs to import; the same folder for all of them.
 EXCHANGE_DIR = env_path("BARTIZAN_EXCHANGE_DIR", STATE_DIR / "exchange")
 # Where attestation agents register; `manage registrar` listens there.

@@ -16,6 +16,7 @@ for _name, _value in {
     "BARTIZAN_CONSOLE_KEY": "5a" * 32,
     "BARTIZAN_REDIS_URL": "redis://127.0.0.1:1/0",
     "BARTIZAN_LIBVIRT_TEST_DRIVER": "1",
+    "BARTIZAN_HOST_WRITE_BACK": "0",
 }.items():
     os.environ.setdefault(_name, _value)  # noqa: TID251
 for _folder in ("assets", "db", "static"):

@@ -17,7 +17,7 @@ from encryption.adapters.image_files import ImageFileError
 from encryption.engine import keywrap
 from encryption.engine.secret import Secret
 from encryption.models import Key, Purpose, Stage, WrappedSecret
-from encryption.services import keyslots, vm_metadata, vtpm_files
+from encryption.services import keyslots, vm_metadata, vtpm_files, write_back
 from encryption.services.key_access import fetched_key
 from encryption.services.options import Wish, encrypted_disks, policy_of
 from encryption.services.part_files import PartFiles
@@ -323,6 +323,8 @@ def destroying(change: Change, destroy: Callable[[], None]) -> None:
 
 def destroy_originals(change: Change) -> None:
     """Step last: what the definition no longer refers to. A row is settled only when its file is gone."""
+    if any(not row.shares_image for row in change.rows(Stage.SWITCHED, Stage.RESTORED)):
+        write_back.wait(change.files, change.progress, "the new files", "destroying the originals")
     for row in change.rows(Stage.SWITCHED):
         is_so = opens(change.facts, row)
         _check_switched(change, row, "" if row.shares_image else row.original, is_so=is_so)

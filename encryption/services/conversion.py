@@ -21,7 +21,7 @@ from django.db import transaction
 
 from encryption.engine.options import HARDWARE, KEY_CODES, StepKind
 from encryption.models import EncryptedVmotion, Key, Stage, VmSecurity
-from encryption.services import boot_security, compliance, host_storage, live, offline, vmotion, vtpm_device
+from encryption.services import boot_security, compliance, host_storage, live, offline, vmotion, vtpm_device, write_back
 from encryption.services import change as changes
 from encryption.services.change import Change
 from encryption.services.key_access import make_key, new_key_name
@@ -128,6 +128,8 @@ def _check_carried_out(change: Change) -> None:
 
 def convert(change: Change) -> None:
     """Every part that has begun: its copy is written, the definition switched, the original destroyed."""
+    if not change.files.are_reached:
+        write_back.begun(change.progress)
     if change.facts.power == "off":
         way = offline if change.files.are_reached else host_storage
         with way.converted_parts(change):

@@ -12,9 +12,9 @@ Crash rules: a copy has no checkpoint. One that a kill, a lost host or a full da
 begun anew; the host may still be at it, then that is waited for. A part whose copy is complete and verified is not
 copied again. The original is only read, until the definition is switched and `change.destroy_originals` follows.
 
-NOT done: a sync (libvirt offers none; a host that loses power within its kernel's write-back time, half a minute, can
-lose what was copied). NOT held: a lock on the sources once they are copied; that the VM stayed off and its files
-unchanged is checked right before the switch, and one that was started in between gets its definition back.
+NOT done: a sync (libvirt offers none: originals stay until the host's kernel has written what was copied, see
+`write_back`). NOT held: a lock on the sources once they are copied; that the VM stayed off and its files unchanged is
+checked right before the switch, and one that was started in between gets its definition back.
 """
 
 import posixpath

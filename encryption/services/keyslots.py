@@ -10,10 +10,8 @@ to write the new ones. No lock is held there: a QEMU that starts meanwhile reads
 the passphrase that its definition names, and never writes to either. No key goes to the host.
 """
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Final
 
 from encryption.adapters import image_files
 from encryption.adapters.image_files import ImageFileError
@@ -21,6 +19,7 @@ from encryption.engine import convert, luks
 from encryption.engine.image import ImageError, ImageFile
 from encryption.engine.secret import Secret
 from encryption.models import WrappedSecret
+from encryption.services import write_back
 from encryption.services.host_file import HostFile
 from encryption.services.part_files import PartFiles
 from encryption.services.parts import opens, path_in
@@ -29,9 +28,6 @@ from inventory.errors import Conflict, Unavailable
 from inventory.jobs import Progress
 from inventory.models import Job
 from inventory.services.connections import VmFacts
-
-# Linux writes what is dirty for 30 s (vm.dirty_expire_centisecs), and looks every 5 s. NOT known: how a host is tuned.
-_WRITE_BACK_SECONDS: Final = 40.0
 
 
 @contextmanager
@@ -49,7 +45,7 @@ def added(rows: list[WrappedSecret], facts: VmFacts, files: PartFiles, progress:
                 prefix = convert.read_prefix(image)
                 new = keys[row]
                 prefixes.append(None if _fits(prefix, new) else luks.add_passphrase(prefix, keys[_replaced(row)], new))
-        progress.checkpoint(keyslots=True, keyslots_written_back=False)
+        write_back.begun(progress, keyslots=True)
         for row, image, written in zip(rows, images, prefixes, strict=True):
             with _named(row):
                 if written is not None:
@@ -67,11 +63,7 @@ def may_be_added(row: WrappedSecret, job: Job) -> bool:
 
 def remove_replaced(row: WrappedSecret, facts: VmFacts, files: PartFiles, progress: Progress) -> None:
     """Destroys the keyslot of the replaced secret, once the definition names the new one. Can be repeated."""
-    if not files.are_reached and not progress.job.checkpoint.get("keyslots_written_back"):
-        progress.step(f"waiting until {files.host} has written the new keyslots to its storage")
-        time.sleep(_WRITE_BACK_SECONDS)
-        progress.checkpoint(keyslots_written_back=True)
-        progress.step("destroying the old keyslots")
+    write_back.wait(files, progress, "the new keyslots", "destroying the old keyslots")
     _remove(row, _path(row, facts), files, gone=_replaced(row), kept=row)
 
 

@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from encryption.adapters import image_files, swtpm
 from encryption.engine.secret import Secret
 from encryption.models import KmsCluster, KmsServer
-from encryption.services import host_storage, key_access, keyslots, live, vtpm_files
+from encryption.services import host_storage, key_access, live, vtpm_files
 from inventory import jobs
 from inventory.models import Cluster
 from tests.encryption.adapters.conftest import kms_layout, kms_server
@@ -27,7 +27,6 @@ def _quiet(sent: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "HEARTBEAT_SECONDS", 3600)
     monkeypatch.setattr(live, "_POLL_SECONDS", 0)
     monkeypatch.setattr(host_storage, "_POLL_SECONDS", 0)
-    monkeypatch.setattr(keyslots, "_WRITE_BACK_SECONDS", 0)
 
 
 @pytest.fixture

@@ -3,12 +3,15 @@
 `hands_off` (conftest) fails a test in which the worker touches a file itself.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +26,7 @@ from inventory.services import sync
 from tests.encryption.file_host import FileHost, MemoryKeyServer
 from tests.encryption.services import test_offline
 from tests.encryption.services.conftest import MakeWorld
+from tests.encryption.services.effects import Killed
 from tests.encryption.world import KIB, Disk, Shape, World
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow]
@@ -52,6 +56,32 @@ def test_whole_way_with_a_real_tpm(make_world: MakeWorld, keys: MemoryKeyServer)
     world.succeed(world.nothing())
     world.check_plain()
     assert state.read_bytes()[4:6] == b"\0\0"
+
+
+def test_originals_stay_until_the_host_has_written_the_copies(
+    make_world: MakeWorld, keys: MemoryKeyServer, quick_tpm: None, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    """libvirt offers no sync. Each job waits once, also where an earlier one was killed in the midst of it."""
+    world = make_world(FAR)
+    settings.HOST_WRITE_BACK_SECONDS = 40
+    waited: list[tuple[float, bool]] = []
+
+    def wait(seconds: float) -> None:
+        waited.append((seconds, set(world.plain) <= world.files()))
+        if len(waited) == 1:
+            raise Killed("in its sleep")
+
+    monkeypatch.setattr(time, "sleep", wait)
+    job = world.ask(world.all_disks())
+    with contextlib.suppress(Killed):
+        world.run(job)
+    Job.objects.filter(pk=job.pk).update(status=JobStatus.PENDING, claim=None)
+    assert world.run(job).status == JobStatus.SUCCEEDED, job.message
+    assert waited == [(40, True), (40, True)]
+    world.check_encrypted("vda", "vdb")
+    world.succeed(world.nothing())
+    assert len(waited) == 3
+    world.check_plain()
 
 
 def test_copies_by_the_host_get_the_engines_header(

@@ -3,6 +3,7 @@
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import AnonymousUser, User
@@ -195,7 +196,7 @@ FAR = Shape((Disk("vda", "raw"), Disk("vdb", "qcow2")), remote=True)
 
 
 def test_through_the_host_where_no_worker_reaches_the_files(
-    make_world: MakeWorld, keys: MemoryKeyServer, quick_tpm: None, monkeypatch: pytest.MonkeyPatch
+    make_world: MakeWorld, keys: MemoryKeyServer, quick_tpm: None, monkeypatch: pytest.MonkeyPatch, settings: Any
 ) -> None:
     world = make_world(FAR)
     world.succeed(world.all_disks())
@@ -206,10 +207,10 @@ def test_through_the_host_where_no_worker_reaches_the_files(
         first = before["vda"]
         waited.append((seconds, opens(first.path, old[first.secret_uuid])))
 
-    monkeypatch.setattr(keyslots, "_WRITE_BACK_SECONDS", 40.0)
+    settings.HOST_WRITE_BACK_SECONDS = 40
     monkeypatch.setattr(time, "sleep", wait)
     finished(world, world.rotate())
-    assert waited == [(40.0, True)], "once, while the old keyslots are still there"
+    assert waited == [(40, True)], "once, while the old keyslots are still there"
     world.check_encrypted("vda", "vdb")
     assert luks_parts(world) == kept
     new = world.passphrases()
