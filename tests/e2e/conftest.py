@@ -278,6 +278,7 @@ def installation() -> Iterator[Installation]:
             "DATABASE_URL": outside.database_url(),
             "BARTIZAN_REDIS_URL_FILE": str(outside.place / "redis_url"),
             "BARTIZAN_CRYPTO_WORKERS": str(len(CRYPTO_WORKERS)),
+            "BARTIZAN_HOST_WRITE_BACK": "1",  # seconds; the lab's hosts lose no power
             "BARTIZAN_REGISTRAR_LISTEN": f"127.0.0.1:{registrar}",
         }
         done = subprocess.run(

@@ -4,6 +4,8 @@ from uuid import UUID, uuid4
 
 import pytest
 from django.contrib.auth.models import AnonymousUser, User
+from django.test import Client
+from django.urls import reverse
 
 from encryption.models import Key, KmsCluster, LockCause, StoragePolicy, VmSecurity, WrappedSecret
 from encryption.services import adoption, key_providers, kms_state, unlock, vm_metadata
@@ -16,6 +18,7 @@ from inventory.services.definitions import set_metadata
 from tests.encryption.file_host import FileHost, MemoryKeyServer
 from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.services.real_kms import run
+from tests.encryption.services.test_job_refusals import refused
 from tests.encryption.world import Disk, Shape, World, provider
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow]
@@ -200,6 +203,21 @@ def test_metadata_that_cannot_be_read(world: World, element: str) -> None:
     assert try_unlock(world).status == JobStatus.SUCCEEDED
 
 
+@pytest.mark.parametrize(
+    ("element", "keeps_provider", "code"),
+    [("<x:bad xmlns:x='{ns}'/>", True, "metadata_damaged"), (None, False, "key_provider_unknown")],
+)
+def test_unlock_from_the_page_tells_why_not(
+    admin: Client, world: World, element: str | None, keeps_provider: bool, code: str
+) -> None:
+    forget(world, provider_too=not keeps_provider)
+    if element is not None:
+        told = element.format(ns=vm_metadata.NAMESPACE)
+        world.hypervisor.xml[world.uuid] = set_metadata(world.hypervisor.xml[world.uuid], vm_metadata.NAMESPACE, told)
+    adoption.adopt_found()
+    assert refused(admin, world, reverse("encryption:vm-unlock", args=[world.vm.pk]), {}) == code
+
+
 class TestWithoutMetadata:
     @pytest.fixture(autouse=True)
     def _bare(self, world: World) -> None:
@@ -251,13 +269,12 @@ class TestCopies:
         adoption.adopt_found()
         return VirtualMachine.objects.get(host=self.host)
 
-    def test_the_same_secrets_are_never_taken(self, world: World, other: FileHost) -> None:
+    def test_the_same_secrets_are_never_taken(self, admin: Client, world: World, other: FileHost) -> None:
         before = list(WrappedSecret.objects.order_by("pk").values())
         copy = self.found(other, world.hypervisor.xml[world.uuid])
         found = VmSecurity.objects.get(virtual_machine=copy)
         assert found.lock_cause == LockCause.COPY and world.host.name in found.lock_detail
-        job = run(unlock.unlock_vm(vm_id=copy.pk, actor=world.actor), unlock.run_unlock_vm)
-        assert job.error_code == "vm_is_copy"
+        assert refused(admin, world, reverse("encryption:vm-unlock", args=[copy.pk]), {}) == "vm_is_copy"
         assert list(WrappedSecret.objects.order_by("pk").values()) == before
         assert security(world).locked_at is None
 
