@@ -232,16 +232,20 @@ def tls_of(probe: MigrationProbe | None) -> Tls:
 
 
 def moving(host: Host) -> Moving:
-    """VMs that jobs bring to the host or take from it, until they say that those have arrived. Two queries at most."""
+    """VMs that jobs bring to the host, until they say that those have arrived, or take from it, until the row is
+    elsewhere or the job has ended. Two queries at most."""
     here = str(host.pk)
     live = Job.objects.filter(kind=MIGRATE.name, status__in=LIVE_STATUSES)
-    live = live.filter(Q(params__target=here) | Q(params__source=here))
-    found = {job.target_id: job for job in live if not job.checkpoint.get("arrived")}
+    found = {job.target_id: job for job in live.filter(Q(params__target=here) | Q(params__source=here))}
     if not found:
         return Moving()
     uuids = dict(VirtualMachine.objects.filter(pk__in=found).values_list("pk", "uuid"))
     return Moving(
-        arriving=frozenset(uuid for pk, uuid in uuids.items() if found[pk].params["target"] == here),
+        arriving=frozenset(
+            uuid
+            for pk, uuid in uuids.items()
+            if found[pk].params["target"] == here and not found[pk].checkpoint.get("arrived")
+        ),
         leaving=frozenset(
             uuid
             for pk, uuid in uuids.items()

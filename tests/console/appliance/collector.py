@@ -110,7 +110,7 @@ class Collector:
                 stream += octets
             if isinstance(connection, ssl.SSLSocket):
                 connection.unwrap()
-        except OSError:
+        except (OSError, ValueError):  # ValueError: `close` was faster, and the TLS socket has no TLS any more
             return
         finally:
             connection.close()

@@ -225,11 +225,12 @@ def test_nothing_is_told_gone_while_its_job_is_late(pair: Pair) -> None:
     job = migration.migrate_vm(vm_id=pair.vm.pk, target_id=pair.hosts[1].pk, actor=pair.actor)
     pair.b.vms[pair.uuid] = pair.a.vms.pop(pair.uuid)
     kept = {"layout": {}, "uses_tls": True, "mode": "required", "is_live": True, "autostart": False}
-    for checkpoint, is_there in ((kept, True), ({**kept, "arrived": True}, False)):
-        Job.objects.filter(pk=job.pk).update(checkpoint=checkpoint)
+    late = [(kept, JobStatus.RUNNING), ({**kept, "arrived": True}, JobStatus.RUNNING)]
+    for checkpoint, status in (*late, (kept, JobStatus.FAILED)):
+        Job.objects.filter(pk=job.pk).update(checkpoint=checkpoint, status=status)
         sync.sync_host(pair.hosts[0], pair.a)
         sync.refresh_uuids(pair.hosts[0], pair.a, [pair.uuid])
-        assert (pair.vm.is_present, pair.vm.host.name) == (is_there, "kvm-a")
+        assert (pair.vm.is_present, pair.vm.host.name) == (status == JobStatus.RUNNING, "kvm-a")
     assert Event.objects.filter(kind="vm.gone").count() == 1
 
 
