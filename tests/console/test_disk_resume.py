@@ -1,5 +1,6 @@
 """Interrupted copies: killed, cancelled, meddled with, and gone on with by the same command."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from console.management.progress_line import ProgressLine
+from encryption.engine import convert, xts
 from tests.console.disk_command import (
     DISK_SIZE,
     KEY,
@@ -18,6 +20,7 @@ from tests.console.disk_command import (
     facts,
     kill_at_first_checkpoint,
     make_raw,
+    names_in,
     offset_in,
     opens,
     padded,
@@ -177,3 +180,35 @@ def test_a_source_that_changes_meanwhile(raw: Path, key: Path, tmp_path: Path) -
     with pytest.MonkeyPatch.context() as patched:
         at_verification(patched, raw, 0)
         refused("encrypt", raw, tmp_path / "t", "--key-file", key, code="source_changed")
+
+
+def test_storage_that_fails_and_is_mended(raw: Path, key: Path, tmp_path: Path) -> None:
+    words = ("encrypt", raw, tmp_path / "t", "--key-file", key)
+
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(convert, "convert", failing)
+        text = refused(*words, code="storage_error")
+    assert "Input/output error" in text and "the same command again goes on" in text
+    disk(*words)
+    assert opens(tmp_path / "t", key)
+
+
+def test_a_side_file_that_cannot_be_opened(raw: Path, key: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.bartizan-resume").symlink_to(tmp_path / "of somebody else")
+    refused("encrypt", raw, tmp_path / "t", "--key-file", key, code="resume_file_unreadable")
+    assert not (tmp_path / "t").exists() and not (tmp_path / "of somebody else").exists()
+
+
+def test_a_machine_that_calculates_wrongly(
+    raw: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing() -> None:
+        raise xts.SelfCheckFailed("aes-xts: vectorised and per-sector encryption differ")
+
+    monkeypatch.setattr(xts, "self_check", failing)
+    before = names_in(tmp_path)
+    refused("encrypt", raw, tmp_path / "t", "--key-file", key, code="self_check_failed")
+    assert names_in(tmp_path) == before

@@ -23,7 +23,7 @@ from tests.api_client import caller
 from tests.encryption.file_host import MemoryKeyServer
 from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.services.real_kms import run
-from tests.encryption.services.test_exchange import ask, exchange, exported, plain, target, world
+from tests.encryption.services.test_exchange import ask, exchange, exported, plain, remove, target, world
 from tests.encryption.world import TPM_PLAIN, Disk, Shape, World
 
 __all__ = ["exchange", "plain", "target", "world"]
@@ -111,6 +111,19 @@ HOSTILE = {
 }  # fmt: skip
 
 
+def refused_on_the_page(admin: Client, target: World, bundle: Bundle, identity: Identity) -> str:
+    """The code that the import from that page ended with, as the API tells it."""
+    store = Datastore.objects.get(host=target.host, name="store")
+    form = {"bundle": str(bundle.pk), "datastore": str(store.pk), "name": "app-01", "identity": identity.value}
+    Job.objects.all().delete()
+    assert admin.post(reverse("encryption:import-vm", args=[target.host.pk]), form).status_code == 302
+    job = Job.objects.get()
+    tasks.import_a_vm(str(job.pk))
+    told = caller(target.actor).get(f"/jobs/{job.pk}").body
+    assert told["status"] == "failed"
+    return str(told["error_code"])
+
+
 class TestHostile:
     @pytest.fixture
     def world(self, make_world: MakeWorld, keys: MemoryKeyServer, quick_tpm: None) -> World:
@@ -136,14 +149,15 @@ class TestHostile:
         spoil, code = HOSTILE[case]
         bundle = exported(world)
         spoil(exchange / bundle.folder)
-        store = Datastore.objects.get(host=target.host, name="store")
-        form = {"bundle": str(bundle.pk), "datastore": str(store.pk), "name": "app-01", "identity": "copy"}
-        Job.objects.all().delete()
-        assert admin.post(reverse("encryption:import-vm", args=[target.host.pk]), form).status_code == 302
-        job = Job.objects.get()
-        tasks.import_a_vm(str(job.pk))
-        told = caller(world.actor).get(f"/jobs/{job.pk}").body
-        assert (told["status"], told["error_code"]) == ("failed", code)
+        assert refused_on_the_page(admin, target, bundle, Identity.COPY) == code
+
+    def test_vtpm_state_of_an_earlier_stay_on_the_page(self, admin: Client, world: World, target: World) -> None:
+        bundle = exported(world)
+        remove(world)
+        state = target.tpm_base / str(world.uuid) / "tpm2" / "tpm2-00.permall"
+        state.parent.mkdir(parents=True)
+        state.write_bytes(b"earlier")
+        assert refused_on_the_page(admin, target, bundle, Identity.MOVE) == "vtpm_state_exists"
 
     def test_a_secret_whose_key_is_not_in_the_definition(self, world: World, target: World, exchange: Path) -> None:
         bundle = exported(world)

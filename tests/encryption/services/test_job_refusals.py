@@ -33,6 +33,7 @@ from tests.encryption.file_host import MemoryKeyServer
 from tests.encryption.services import test_offline as images
 from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.services.test_boot_security import Firmware, prepared
+from tests.encryption.services.test_migration_run import Pair
 from tests.encryption.stores import ENROLLED, store
 from tests.encryption.world import KIB, Disk, Shape, World
 
@@ -71,7 +72,7 @@ class Scene:
 Spoil = Callable[[Scene], None]
 
 
-def refused(admin: Client, world: World, url: str, form: dict[str, Any]) -> str:
+def refused(admin: Client, world: World | Pair, url: str, form: dict[str, Any]) -> str:
     """The code that a job from that page ended with, as the API tells it."""
     Job.objects.all().delete()
     answer = admin.post(url, form)
