@@ -5,7 +5,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
-from encryption.services import migration, migration_live, migration_place
+from encryption.services import migration_live, migration_place
 from encryption.services.migration_files import Move
 from inventory.engine.hypervisor import OperationRefused, Power, TpmFacts
 from inventory.models import Cluster, VirtualMachine

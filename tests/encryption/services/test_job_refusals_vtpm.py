@@ -8,7 +8,6 @@ from django.test import Client
 from django.urls import reverse
 
 from encryption.adapters import swtpm
-from encryption.services import vtpm_endorsement
 from inventory.engine.hypervisor import WrongKey
 from tests.encryption.file_host import MemoryKeyServer
 from tests.encryption.services.conftest import MakeWorld
@@ -34,7 +33,7 @@ def unreadable(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_: object) -> None:
         raise swtpm.SwtpmFailed("swtpm does not answer")
 
-    monkeypatch.setattr(vtpm_endorsement.swtpm, "started", failing)
+    monkeypatch.setattr(swtpm, "started", failing)
 
 
 @pytest.mark.parametrize(
