@@ -18,10 +18,10 @@ from typing_extensions import override
 
 from attestation.api import router as attestation_router
 from console import api_tokens
+from console.account_api import router as account_router
 from console.api_auth import Session, Token, by_token
 from console.appliance.api import router as appliance_router
 from console.models import ApiToken
-from console.second_factor_api import router as second_factor_router
 from encryption.api import router as encryption_router
 from inventory.api import router as inventory_router
 from inventory.api.frame import Failure, FieldProblem, Input, actor_of
@@ -225,4 +225,4 @@ api.add_router("", encryption_router)
 api.add_router("", attestation_router)
 api.add_router("", appliance_router)
 api.add_router("", router)
-api.add_router("", second_factor_router)
+api.add_router("", account_router)

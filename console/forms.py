@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from django import forms
+from typing_extensions import override
 
 from inventory.errors import ServiceError
 from inventory.forms import ClarityForm
@@ -26,13 +27,28 @@ class EnrolForm(ClarityForm):
     code = _code("Code", "the 6 digits that your authenticator shows now")
 
 
+def _password(label: str, autocomplete: str = "current-password") -> forms.CharField:
+    widget = forms.PasswordInput(attrs={"autocomplete": autocomplete})
+    return forms.CharField(label=label, max_length=4096, strip=False, widget=widget)
+
+
+class PasswordForm(ClarityForm):
+    current = _password("Present password")
+    new = _password("New password", "new-password")
+    again = _password("New password again", "new-password")
+
+    @override
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        if "new" in data and "again" in data and data["new"] != data["again"]:
+            self.add_error("again", "not the same as above")
+        return data
+
+
 class CheckForm(ClarityForm):
     """Who is at the keyboard, once more."""
 
-    password = forms.CharField(
-        label="Password", max_length=4096, strip=False,
-        widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
-    )  # fmt: skip
+    password = _password("Password")
     code = _code("Code", "6 digits from your authenticator, or a recovery code")
 
 

@@ -4,7 +4,16 @@ from django.contrib import admin
 from django.contrib.auth.views import LogoutView
 from django.urls import include, path
 
-from console import api_docs, api_token_views, health, login_views, metrics, second_factor_views, views
+from console import (
+    api_docs,
+    api_token_views,
+    health,
+    login_views,
+    metrics,
+    own_password_views,
+    second_factor_views,
+    views,
+)
 from console.api import api
 from console.sign_on import views as sign_on
 from inventory.views import alarms, approvals, events, roles
@@ -41,6 +50,7 @@ urlpatterns = [
     path("api-tokens/", api_token_views.index, name="api-tokens"),
     path("api-tokens/add/", api_token_views.add, name="add-api-token"),
     path("api-tokens/<uuid:token_id>/revoke/", api_token_views.revoke, name="revoke-api-token"),
+    path("password/", own_password_views.change, name="change-password"),
     path("second-factor/", second_factor_views.index, name="second-factor"),
     path("second-factor/enrol/", second_factor_views.enrol, name="enrol-second-factor"),
     path("second-factor/recovery-codes/", second_factor_views.renew, name="renew-recovery-codes"),
@@ -48,6 +58,7 @@ urlpatterns = [
     path("api/v1/docs", api_docs.page, name="api-docs"),
     path("api/v1/", api.urls),
     path("admin/login/", login_views.admin_login),
+    path("admin/password_change/", own_password_views.admin_form),
     path("admin/", admin.site.urls),
 ]
 handler400 = "console.views.bad_request"

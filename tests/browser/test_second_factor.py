@@ -1,4 +1,5 @@
-"""A second factor in the browser: set up, asked for at the login, required. Wide and light, narrow and dark."""
+"""One's own account in the browser: a second factor set up, asked for at the login, required; another password. Wide and
+light, narrow and dark."""
 
 import base64
 
@@ -9,6 +10,7 @@ from pytest_django import Settings
 
 from tests.browser.conftest import PASSWORD, Console
 
+NEW_PASSWORD = "another long enough phrase"
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
@@ -21,6 +23,23 @@ def look(console: Console, name: str) -> None:
         assert console.page.evaluate("document.documentElement.scrollWidth") <= width, name
     console.page.set_viewport_size({"width": 1440, "height": 900})
     console.page.evaluate("document.body.setAttribute('cds-theme', 'light')")
+
+
+def change_password(console: Console) -> None:
+    page = console.page
+    page.get_by_label("User admin").click()
+    page.get_by_role("menuitem", name="Change Password…").click()
+    page.locator("dialog #id_current").wait_for()
+    assert page.evaluate("document.activeElement.id") == "id_current"
+    for present in ("not this one", PASSWORD):
+        page.fill("dialog #id_current", present)
+        page.fill("dialog #id_new", NEW_PASSWORD)
+        page.fill("dialog #id_again", NEW_PASSWORD)
+        page.keyboard.press("Enter")
+        if present != PASSWORD:
+            page.get_by_text("The present password is wrong").wait_for()
+            look(console, "own-password")
+    page.locator("dialog").wait_for(state="detached")
 
 
 def test_a_second_factor(console: Console, settings: Settings) -> None:
@@ -45,10 +64,11 @@ def test_a_second_factor(console: Console, settings: Settings) -> None:
     look(console, "second-factor-remove")
     page.keyboard.press("Escape")
 
+    change_password(console)
     page.get_by_label("User admin").click()
     page.get_by_role("menuitem", name="Log out").click()
     page.fill("#id_username", "admin")
-    page.fill("#id_password", PASSWORD)
+    page.fill("#id_password", NEW_PASSWORD)
     page.keyboard.press("Enter")
     page.wait_for_url("**/login/code/")
     assert page.evaluate("document.activeElement.id") == "id_code"
@@ -58,7 +78,7 @@ def test_a_second_factor(console: Console, settings: Settings) -> None:
     page.wait_for_selector("#tasks-rows table")
 
     page.goto(console.url + reverse("remove-second-factor"))
-    page.fill("#id_password", PASSWORD)
+    page.fill("#id_password", NEW_PASSWORD)
     page.fill("#id_code", codes[1])
     page.keyboard.press("Enter")
     page.get_by_role("link", name="Set up…").wait_for()

@@ -224,6 +224,7 @@ ROUTES_OF_VIEWS = {
     "acknowledge-alarm": "acknowledge_alarm",
     "revoke-api-token": "revoke_api_token",
     "add-api-token": "create_api_token",
+    "change-password": "change_password",
     "enrol-second-factor": "enrol_second_factor",
     "renew-recovery-codes": "renew_recovery_codes",
     "remove-second-factor": "remove_own_second_factor",  # and remove_second_factor, in Django's admin

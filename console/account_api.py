@@ -1,19 +1,21 @@
-"""Routes of second factors: one's own, and somebody's who has lost it."""
+"""Routes of one's own account, and of somebody's second factor who has lost it."""
 
 from datetime import datetime
 from typing import Annotated
 
+from django.contrib.auth import update_session_auth_hash
 from django.http import HttpRequest
 from ninja import Router, Schema
 from pydantic import Field
 
-from console import second_factor
+from console import own_password, second_factor
 from console.api_auth import by_token
 from console.second_factor_views import place_of
 from inventory.api.frame import Input, actor_of
 from inventory.errors import Refused
 
 Code = Annotated[str, Field(max_length=40)]
+Password = Annotated[str, Field(max_length=4096)]
 
 
 class SecondFactorOut(Schema):
@@ -39,8 +41,13 @@ class EnrolIn(Input):
 
 
 class CheckIn(Input):
-    password: Annotated[str, Field(max_length=4096)]
+    password: Password
     code: Code
+
+
+class PasswordIn(Input):
+    current: Password
+    new: Password
 
 
 class RecoveryCodesOut(Schema):
@@ -92,3 +99,15 @@ def remove_own_second_factor(request: HttpRequest, wanted: CheckIn) -> None:
 def remove_second_factor(request: HttpRequest, username: str) -> None:
     """Of somebody who has lost it; for administrators."""
     second_factor.remove(username=username, actor=actor_of(request))
+
+
+@router.post("/password", response={204: None})
+def change_password(request: HttpRequest, wanted: PasswordIn) -> None:
+    """Your own. Only from a session: who has got hold of a token must not guess at the password."""
+    if by_token(request):
+        raise Refused(
+            "token_may_not_change_password", "an API token cannot change a password",
+            hint="choose Change Password in the user menu",
+        )  # fmt: skip
+    user = own_password.change_password(current=wanted.current, new=wanted.new, actor=actor_of(request))
+    update_session_auth_hash(request, user)
