@@ -16,6 +16,7 @@ from typing_extensions import override
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+from inventory import jobs
 from inventory.authorize import Role
 from inventory.models import Cluster, Datacenter, Host, RoleAssignment
 from inventory.services import connections
@@ -94,6 +95,12 @@ def _empty_cache() -> Iterator[None]:
     cache.clear()
     yield
     cache.clear()
+
+
+@pytest.fixture(autouse=True)
+def _no_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs run in the transaction of a test: the thread that renews a heartbeat waits long for it, and in vain."""
+    monkeypatch.setattr(jobs, "HEARTBEAT_SECONDS", 3600)
 
 
 @pytest.fixture

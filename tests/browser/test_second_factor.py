@@ -1,5 +1,7 @@
-"""One's own account in the browser: a second factor set up, asked for at the login, required; another password. Wide and
-light, narrow and dark."""
+"""One's own account in the browser: a second factor set up, asked for at the login, required; another password.
+
+Wide and light, narrow and dark.
+"""
 
 import base64
 

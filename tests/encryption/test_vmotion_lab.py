@@ -191,7 +191,6 @@ def check_disks(client: GuestClient, name: str = NAME) -> None:
 
 @pytest.fixture
 def place(running: RunningLab, relay: Relay, alice: User, sent: object, monkeypatch: pytest.MonkeyPatch) -> Site:
-    monkeypatch.setattr(jobs, "HEARTBEAT_SECONDS", 3600)
     server = MemoryKeyServer()
     provider()
 

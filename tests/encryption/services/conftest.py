@@ -10,7 +10,6 @@ from encryption.adapters import image_files, swtpm
 from encryption.engine.secret import Secret
 from encryption.models import KmsCluster, KmsServer
 from encryption.services import host_storage, key_access, live, vtpm_files
-from inventory import jobs
 from inventory.models import Cluster
 from tests.encryption.adapters.conftest import kms_layout, kms_server
 from tests.encryption.file_host import MemoryKeyServer
@@ -24,7 +23,6 @@ MakeWorld = Callable[..., World]
 
 @pytest.fixture(autouse=True)
 def _quiet(sent: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "HEARTBEAT_SECONDS", 3600)
     monkeypatch.setattr(live, "_POLL_SECONDS", 0)
     monkeypatch.setattr(host_storage, "_POLL_SECONDS", 0)
 

@@ -1,7 +1,7 @@
 """Something happens at the n-th effect that a job has on the outside: files, tools, host, key server, database.
 
 Changes of rows in one transaction are one effect, as long as nothing else happens between them: they come and go
-together.
+together. Or at the n-th time that the job looks whether it was cancelled.
 """
 
 import os
@@ -13,6 +13,7 @@ import pytest
 from django.db import connection
 
 from encryption.adapters import qemu_img
+from inventory.jobs import Progress
 from tests.encryption.file_host import FileHost, MemoryKeyServer
 
 _FILE_CALLS: Final = ("pwrite", "unlink", "rename", "rmdir", "mkdir", "ftruncate", "open")
@@ -32,6 +33,7 @@ _HOST_CALLS: Final = frozenset(
         "delete_file",
     ]
 )
+_LOOK: Final = "a look for a cancellation"
 
 
 class Killed(BaseException):
@@ -45,7 +47,7 @@ class Effects:
         self.seen: list[str] = []
         self._at = 0
         self._strike: Callable[[str], None] = _pass
-        self._is_armed = self._is_dead = False
+        self._is_armed = self._is_dead = self._at_looks = False
         self._transaction: str | None = None
         for name in _FILE_CALLS:
             monkeypatch.setattr(os, name, self._wrapped(f"os.{name}", getattr(os, name), _changes_files))
@@ -61,11 +63,12 @@ class Effects:
             asked(host, call)
 
         monkeypatch.setattr(FileHost, "_ask", ask)
+        monkeypatch.setattr(Progress, "_save", self._wrapped(_LOOK, Progress._save))
 
     def _wrapped(self, what: str, call: Any, matters: Callable[..., bool] | None = None) -> Any:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             if matters is None or matters(what, *args):
-                self._effect(f"{what} {args[0] if what.startswith('os.') else ''}")
+                self._effect(f"{what} {args[0]}" if what.startswith("os.") else what)
             return call(*args, **kwargs)
 
         return wrapped
@@ -76,6 +79,8 @@ class Effects:
             return
         if self._is_dead:
             raise Killed(what)
+        if (what == _LOOK) is not self._at_looks:
+            return
         if transaction is not None and transaction == self._transaction:
             return
         self._transaction = transaction
@@ -88,9 +93,11 @@ class Effects:
                 raise
 
     @contextmanager
-    def armed(self, at: int, strike: Callable[[str], None], *, database: bool = True) -> Iterator[None]:
-        """`database`: its rows' changes are effects, too."""
-        self.seen, self._at, self._strike = [], at, strike
+    def armed(
+        self, at: int, strike: Callable[[str], None], *, database: bool = True, looks: bool = False
+    ) -> Iterator[None]:
+        """`database`: its rows' changes are effects, too. `looks`: looks for a cancellation are, and nothing else."""
+        self.seen, self._at, self._strike, self._at_looks = [], at, strike, looks
         self._is_armed, self._is_dead, self._transaction = True, False, None
         own = len(connection.savepoint_ids)  # of the test itself
 

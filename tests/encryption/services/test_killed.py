@@ -1,4 +1,4 @@
-"""The worker is killed, the job cancelled, or the outside refuses, before every single effect that a job has.
+"""The worker is killed, or the outside refuses, before every effect of a job; it is cancelled whenever the job looks.
 
 Whatever it was before: the VM's definition always refers to whole parts that open, no key of a part is lost, and the
 same job (after a kill) or the same wish (after a failure) ends well, with nothing left over. The changes: a VM is
@@ -203,12 +203,13 @@ def test_refused_at_every_effect(
         check_done(world, verb)
 
 
-@pytest.mark.parametrize(("verb", "shape"), [case for case in CASES if case.values[0] != "deepen running"])
-def test_cancelled_at_every_effect(
+@pytest.mark.parametrize(("verb", "shape"), [case for case in CASES if case.values[0] != "deepen running"] + FAR[:2])
+def test_cancelled_whenever_it_looks(
     make_world: MakeWorld, keys: MemoryKeyServer, effects: Effects, verb: str, shape: Shape
 ) -> None:
+    """Between two looks for a cancellation it makes no difference when it was asked for."""
     world, ask = prepared(make_world, shape, verb)
-    for at in every_effect(effects, world, keys):
+    for at in every_effect(effects, world, keys, expected=3):
         before, opened = world.files(), opening(world)
         job = ask()
 
@@ -216,7 +217,7 @@ def test_cancelled_at_every_effect(
             if threading.current_thread() is threading.main_thread():  # others have no part in this transaction
                 Job.objects.filter(pk=job.pk).update(cancel_requested=True)
 
-        with effects.armed(at, cancel):
+        with effects.armed(at, cancel, looks=True):
             world.run(job)
         world.check_parts()
         if job.status == JobStatus.CANCELLED:
