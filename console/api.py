@@ -43,6 +43,10 @@ job: read it at `/jobs/{job_id}` until `is_live` is false. Refusals are JSON wit
 class ConsoleApi(NinjaAPI):
     """NinjaAPI with short operation ids and the refusals in the schema of every operation."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._schemas: dict[str | None, OpenAPISchema] = {}
+
     @override
     def get_openapi_operation_id(self, operation: Operation) -> str:
         return operation.view_func.__name__
@@ -51,7 +55,13 @@ class ConsoleApi(NinjaAPI):
     def get_openapi_schema(
         self, *, path_prefix: str | None = None, path_params: dict[str, Any] | None = None
     ) -> OpenAPISchema:
-        schema = super().get_openapi_schema(path_prefix=path_prefix, path_params=path_params)
+        """Of the running code, so once is enough: nothing in our addresses is a parameter of the whole API."""
+        if path_params:
+            raise ValueError("the API's root has no parameters")
+        return self._schemas.get(path_prefix) or self._schemas.setdefault(path_prefix, self._made(path_prefix))
+
+    def _made(self, path_prefix: str | None) -> OpenAPISchema:
+        schema = super().get_openapi_schema(path_prefix=path_prefix)
         shapes: dict[str, Any] = schema["components"]["schemas"]
         shapes["FieldProblem"] = FieldProblem.model_json_schema()
         failure = Failure.model_json_schema(ref_template="#/components/schemas/{model}")

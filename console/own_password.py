@@ -19,6 +19,12 @@ N_TRIES: Final = 5
 WITHIN: Final = timedelta(minutes=15)
 
 
+def has_password(*, actor: User) -> bool:
+    """Whether the actor has one here."""
+    authorize(actor, OWN)
+    return actor.has_usable_password()
+
+
 def change_password(*, current: str, new: str, actor: User) -> User:
     """Ends the actor's other sessions; the caller keeps its own by `update_session_auth_hash`. API tokens stay.
 
@@ -26,8 +32,7 @@ def change_password(*, current: str, new: str, actor: User) -> User:
     address. Raises Conflict `password_of_provider`, Refused (`password_wrong`, `password_locked`), Invalid
     `password_weak`.
     """
-    authorize(actor, OWN)
-    if not actor.has_usable_password():
+    if not has_password(actor=actor):
         raise Conflict(
             "password_of_provider", f"{actor} has no password here",
             hint="change it at the provider or directory that you log in at",

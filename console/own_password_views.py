@@ -18,16 +18,18 @@ from inventory.views.dialogs import dialog
 
 @sensitive_post_parameters()
 def change(request: HttpRequest) -> HttpResponse:
+    user = user_of(request)
+
     def submit(data: dict[str, Any]) -> str:
-        user = own_password.change_password(current=data["current"], new=data["new"], actor=user_of(request))
-        update_session_auth_hash(request, user)
+        changed = own_password.change_password(current=data["current"], new=data["new"], actor=user)
+        update_session_auth_hash(request, changed)
         return ""
 
     context = {
         "title": "Change password",
         "back": reverse("home"),
         "rules": password_validators_help_texts(),
-        "has_password": user_of(request).has_usable_password(),
+        "has_password": own_password.has_password(actor=user),
     }
     return dialog(request, template="console/own_password.html", form=PasswordForm, submit=submit, context=context)
 

@@ -41,6 +41,8 @@ def change_password(console: Console) -> None:
         if present != PASSWORD:
             page.get_by_text("The present password is wrong").wait_for()
             look(console, "own-password")
+            assert [text for text in console.complaints if "403" not in text] == []  # Chromium tells of the status
+            console.complaints.clear()
     page.locator("dialog").wait_for(state="detached")
 
 
