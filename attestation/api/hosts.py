@@ -69,10 +69,8 @@ def get_boot_log(
     request: HttpRequest, verdict_id: int, page: Query[PageQuery], pcr: PcrNumber | None = None
 ) -> dict[str, Any]:
     """The boot log's events, decoded, in their order."""
-    paging = page.paging()
-    lines, total, _ = reports.boot_events(verdict_id=verdict_id, actor=actor_of(request), pcr=pcr, paging=paging)
-    pages = max(1, -(-total // paging.size))
-    return {"items": [BootEventOut.of(line) for line in lines], "total": total, "page": paging.number, "pages": pages}
+    found, _ = reports.boot_events(verdict_id=verdict_id, actor=actor_of(request), pcr=pcr, paging=page.paging())
+    return page_of(found, BootEventOut.of)
 
 
 @router.get("/verdicts/{int:verdict_id}/evidence")

@@ -32,7 +32,7 @@ from inventory.authorize import VIEW, Actor, authorize, visible
 from inventory.errors import NotFound
 from inventory.models import Host
 from inventory.services.hosts import host_of
-from inventory.services.listings import FIRST, Listing, Paging, listed
+from inventory.services.listings import FIRST, Listing, Paging, cut, listed
 
 TIMELINE: Final = 50
 _PCR_MEANINGS: Final = {
@@ -202,8 +202,8 @@ def verdicts(*, host_id: UUID, actor: Actor, paging: Paging = FIRST) -> Listing[
 
 def boot_events(
     *, verdict_id: int, actor: Actor, pcr: int | None = None, paging: Paging = FIRST
-) -> tuple[Sequence[EventLine], int, Sequence[int]]:
-    """One page of a verdict's boot log: lines, how many there are in all, and the PCRs that it extends.
+) -> tuple[Listing[EventLine], Sequence[int]]:
+    """One page of a verdict's boot log, and the PCRs that it extends.
 
     Raises NotFound `verdict_not_found`, `boot_log_not_kept`.
     """
@@ -214,8 +214,7 @@ def boot_events(
     lines = _lines(log)
     pcrs = sorted({line.pcr for line in lines if line.digest})
     chosen = [line for line in lines if pcr is None or line.pcr == pcr]
-    first = (max(1, paging.number) - 1) * paging.size
-    return chosen[first : first + paging.size], len(chosen), pcrs
+    return cut(chosen, paging), pcrs
 
 
 def _lines(log: EventLog) -> Sequence[EventLine]:

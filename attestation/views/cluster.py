@@ -11,13 +11,14 @@ from django.views.decorators.http import require_safe
 from attestation import forms
 from attestation.services import policies, reference_lines, references
 from attestation.services.policies import PolicyWish
-from attestation.views.dialogs import confirm, form, page_number
 from inventory.authorize import authorize, may
 from inventory.models import TargetKind
-from inventory.services.listings import Paging
 from inventory.views import pages
+from inventory.views.dialogs import confirm, form
+from inventory.views.paging import asked_page, pager
 
 SECTION = "attestation:cluster"
+VERSIONS_A_PAGE = 20
 # Parts of reference values in the words of the pages.
 PARTS = {
     "secure_boot": "Secure Boot", "authorities": "Signers", "components": "Components",
@@ -30,15 +31,14 @@ PARTS = {
 @require_safe
 def show(request: HttpRequest, cluster_id: UUID) -> HttpResponse:
     target = pages.load(TargetKind.CLUSTER, cluster_id, request.user)
-    rows = references.versions(cluster_id=cluster_id, actor=request.user, paging=Paging(page_number(request), 20))
+    rows = references.versions(cluster_id=cluster_id, actor=request.user, paging=asked_page(request, VERSIONS_A_PAGE))
     active = references.active_of(cluster_id=cluster_id, actor=request.user)
     context = pages.context(target, request.user, tab="configure", section=SECTION) | {
         "policy": policies.policy(cluster_id=cluster_id, actor=request.user),
         "rows": rows,
         "active": active,
         "contents": None if active is None else reference_lines.lines_of(active),
-        "previous": rows.number - 1 if rows.number > 1 else 0,
-        "next": rows.number + 1 if rows.number < rows.pages else 0,
+        "page": pager(rows, VERSIONS_A_PAGE),
         "may_edit_policy": may(request.user, policies.EDIT, target),
         "may_edit": may(request.user, references.EDIT, target),
     }

@@ -10,11 +10,11 @@ from django.urls import reverse
 
 from attestation import forms
 from attestation.services import enrolment, hosts
-from attestation.views.dialogs import confirm, form
 from attestation.views.report import page_of
 from inventory.authorize import Actor, authorize
 from inventory.models import Host, TargetKind
 from inventory.views import pages
+from inventory.views.dialogs import confirm, form
 from inventory.views.extensions import Action
 
 

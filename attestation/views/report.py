@@ -10,13 +10,11 @@ from django.views.decorators.http import require_safe
 
 from attestation import forms
 from attestation.services import enrolment, evidence, hosts, references, reports
-from attestation.views.dialogs import confirm, form, page_number
 from inventory.authorize import authorize, may
 from inventory.models import TargetKind
-from inventory.services.listings import Paging
 from inventory.views import pages
-
-EVENTS_A_PAGE = 50
+from inventory.views.dialogs import confirm, form
+from inventory.views.paging import asked_page, pager
 
 
 @require_safe
@@ -40,15 +38,10 @@ def boot_log(request: HttpRequest, verdict_id: int) -> HttpResponse:
     verdict = references.verdict_of(verdict_id, actor=request.user)
     chosen = request.GET.get("pcr", "")
     pcr = int(chosen) if chosen.isascii() and chosen.isdigit() and len(chosen) < 3 else None
-    number = page_number(request)
-    lines, total, pcrs = reports.boot_events(
-        verdict_id=verdict_id, actor=request.user, pcr=pcr, paging=Paging(number, EVENTS_A_PAGE)
-    )
-    pages_of = max(1, -(-total // EVENTS_A_PAGE))
+    found, pcrs = reports.boot_events(verdict_id=verdict_id, actor=request.user, pcr=pcr, paging=asked_page(request))
     context = pages.context(verdict.host, request.user, tab="monitor", section="attestation:report") | {
-        "verdict": verdict, "lines": lines, "total": total, "pcrs": pcrs, "pcr": pcr, "number": number,
-        "query": "" if pcr is None else f"pcr={pcr}&",
-        "pages": pages_of, "previous": number - 1 if number > 1 else 0, "next": number + 1 if number < pages_of else 0,
+        "verdict": verdict, "lines": found.items, "pcrs": pcrs, "pcr": pcr, "page": pager(found),
+        "query": "" if pcr is None else f"pcr={pcr}",
     }  # fmt: skip
     return render(request, "attestation/boot_log.html", context)
 

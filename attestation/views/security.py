@@ -10,11 +10,11 @@ from django.views.decorators.http import require_safe
 
 from attestation.models import VerdictStatus
 from attestation.services import reports
-from attestation.views.dialogs import page_number
 from inventory.models import Host, TargetKind
-from inventory.services.listings import Listing, Paging
+from inventory.services.listings import Listing
 from inventory.views import pages
 from inventory.views.extensions import Badge
+from inventory.views.paging import asked_page, pager
 
 BADGES = {
     VerdictStatus.PASSED: ("label-success", "shield-check", "Attested"),
@@ -37,16 +37,14 @@ def list_badges(ids: Sequence[UUID]) -> Mapping[UUID, Sequence[Badge]]:
 @require_safe
 def of_datacenter(request: HttpRequest, datacenter_id: UUID) -> HttpResponse:
     target = pages.load(TargetKind.DATACENTER, datacenter_id, request.user)
-    rows = reports.hosts_of_datacenter(
-        datacenter_id=datacenter_id, actor=request.user, paging=Paging(page_number(request))
-    )
+    rows = reports.hosts_of_datacenter(datacenter_id=datacenter_id, actor=request.user, paging=asked_page(request))
     return _page(request, target, rows, "attestation:datacenter-security")
 
 
 @require_safe
 def of_cluster(request: HttpRequest, cluster_id: UUID) -> HttpResponse:
     target = pages.load(TargetKind.CLUSTER, cluster_id, request.user)
-    rows = reports.hosts_of_cluster(cluster_id=cluster_id, actor=request.user, paging=Paging(page_number(request)))
+    rows = reports.hosts_of_cluster(cluster_id=cluster_id, actor=request.user, paging=asked_page(request))
     return _page(request, target, rows, "attestation:cluster-security")
 
 
@@ -54,7 +52,6 @@ def _page(request: HttpRequest, target: pages.Place, rows: Listing[Host], sectio
     context = pages.context(target, request.user, tab="monitor", section=section) | {
         "rows": rows,
         "lines": [reports.line_of(host) for host in rows.items],
-        "previous": rows.number - 1 if rows.number > 1 else 0,
-        "next": rows.number + 1 if rows.number < rows.pages else 0,
+        "page": pager(rows),
     }
     return render(request, "attestation/security.html", context)

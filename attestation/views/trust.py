@@ -10,8 +10,8 @@ from django.views.decorators.http import require_safe
 
 from attestation import forms
 from attestation.services import anchors, enrolment, verifier_identity
-from attestation.views.dialogs import confirm, form
 from inventory.authorize import authorize, may
+from inventory.views.dialogs import confirm, form
 
 
 @require_safe

@@ -10,10 +10,10 @@ from django.urls import reverse
 
 from encryption.services import compliance
 from encryption.services.storage_policies import policy_use
-from encryption.views.kms_dialogs import confirm
 from inventory.authorize import Actor, authorize
 from inventory.models import Host, Job, TargetKind, VirtualMachine
 from inventory.views import pages
+from inventory.views.dialogs import confirm
 from inventory.views.extensions import Action, Badge
 
 _BADGES = {

@@ -3,25 +3,22 @@
 from typing import Any
 from uuid import UUID
 
-from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
 from django.views.decorators.http import require_safe
 
 from encryption.services import crypto_inventory as services
-from encryption.views.kms_dialogs import confirm
 from inventory.authorize import authorize
 from inventory.services import audit_key
-from inventory.services.listings import Paging
-
-PAGE_SIZE = 50
+from inventory.views.dialogs import confirm
+from inventory.views.paging import asked_page, pager
 
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    found = services.inventories(actor=request.user, paging=Paging(1, PAGE_SIZE))
-    context = {"found": found, "page": Paginator(range(found.total), PAGE_SIZE).page(1), "kept": services.KEPT}
+    found = services.inventories(actor=request.user, paging=asked_page(request))
+    context = {"found": found, "page": pager(found), "kept": services.KEPT}
     return render(request, "encryption/crypto_inventories.html", context)
 
 

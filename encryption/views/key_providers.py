@@ -15,10 +15,10 @@ from encryption.services import adoption, certificates
 from encryption.services import key_providers as services
 from encryption.services import keys as key_services
 from encryption.services.recrypt import recrypt_provider
-from encryption.views.kms_dialogs import act, confirm, form, page_of
+from encryption.views.kms_dialogs import act, page_of
 from inventory.authorize import authorize, may
-from inventory.services.listings import Paging
-from inventory.views.dialogs import done
+from inventory.views.dialogs import confirm, done, form
+from inventory.views.paging import asked_page, pager
 
 
 @require_safe
@@ -33,7 +33,7 @@ def index(request: HttpRequest) -> HttpResponse:
 @require_safe
 def detail(request: HttpRequest, cluster_id: UUID) -> HttpResponse:
     cluster = services.cluster(cluster_id, actor=request.user)
-    keys = key_services.keys(cluster_id=cluster_id, actor=request.user, paging=_paging(request))
+    keys = key_services.keys(cluster_id=cluster_id, actor=request.user, paging=asked_page(request))
     context = {
         "cluster": cluster,
         "servers": cluster.servers.all(),
@@ -44,18 +44,11 @@ def detail(request: HttpRequest, cluster_id: UUID) -> HttpResponse:
         "console_ca": certificates.describe(cluster.client_ca_pem),
         "keys": keys,
         "foreign": adoption.foreign_providers(actor=request.user),
-        "previous": keys.number - 1,
-        "next": keys.number + 1 if keys.number < keys.pages else 0,
+        "page": pager(keys),
         "may_manage": may(request.user, services.MANAGE),
         "may_manage_keys": may(request.user, key_services.MANAGE),
     }
     return render(request, "encryption/kms_detail.html", context)
-
-
-def _paging(request: HttpRequest) -> Paging:
-    """Of a browser's address; what is no number is the first page."""
-    asked = request.GET.get("page", "")
-    return Paging(int(asked)) if asked.isascii() and asked.isdigit() and len(asked) < 8 else Paging()
 
 
 def add(request: HttpRequest) -> HttpResponse:

@@ -9,8 +9,9 @@ from django.views.decorators.http import require_safe
 
 from encryption.forms import kms as forms
 from encryption.services import key_providers, key_trust
-from encryption.views.kms_dialogs import act, confirm, form, page_of
+from encryption.views.kms_dialogs import act, page_of
 from inventory.authorize import authorize
+from inventory.views.dialogs import confirm, form
 
 _MADE: Final = {
     "console_ca": (

@@ -12,8 +12,9 @@ from encryption.forms import kms as forms
 from encryption.services import keys as services
 from encryption.services.key_providers import cluster
 from encryption.services.keys import MANAGE
-from encryption.views.kms_dialogs import act, form, page_of
+from encryption.views.kms_dialogs import act, page_of
 from inventory.authorize import authorize, may
+from inventory.views.dialogs import form
 
 
 @require_safe

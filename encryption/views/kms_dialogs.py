@@ -9,23 +9,11 @@ from django.urls import reverse
 
 from encryption.services import key_providers as services
 from inventory.authorize import authorize
-from inventory.forms import ConfirmForm
-from inventory.views.dialogs import dialog
+from inventory.views.dialogs import confirm
 
 
 def page_of(cluster_id: UUID) -> str:
     return reverse("encryption:kms-cluster", args=[cluster_id])
-
-
-def form(
-    request: HttpRequest, shape: Any, submit: Any, initial: dict[str, Any] | None = None, **context: Any
-) -> HttpResponse:
-    template = context.pop("template", "encryption/kms_form.html")
-    return dialog(request, template=template, form=shape, submit=submit, initial=initial, context=context)
-
-
-def confirm(request: HttpRequest, submit: Any, question: str, **context: Any) -> HttpResponse:
-    return form(request, ConfirmForm, submit, text=question, **context)
 
 
 def act(

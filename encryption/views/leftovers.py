@@ -11,24 +11,25 @@ from django.views.decorators.http import require_safe
 from encryption import forms
 from encryption.models import Leftover
 from encryption.services import leftovers as services
-from encryption.views.kms_dialogs import confirm, form
 from inventory.authorize import authorize, may
 from inventory.models import Datastore, Host, TargetKind
-from inventory.services.listings import Listing, Paging
+from inventory.services.listings import Listing
 from inventory.views import pages
+from inventory.views.dialogs import confirm, form
+from inventory.views.paging import asked_page, pager
 
 
 @require_safe
 def of_host(request: HttpRequest, host_id: UUID) -> HttpResponse:
     target = pages.load(TargetKind.HOST, host_id, request.user)
-    rows = services.leftovers_of_host(host_id=host_id, actor=request.user, paging=_paging(request))
+    rows = services.leftovers_of_host(host_id=host_id, actor=request.user, paging=asked_page(request))
     return _page(request, target, rows, "encryption:host-leftovers")
 
 
 @require_safe
 def of_datastore(request: HttpRequest, datastore_id: UUID) -> HttpResponse:
     target = pages.load(TargetKind.DATASTORE, datastore_id, request.user)
-    rows = services.leftovers_of_datastore(datastore_id=datastore_id, actor=request.user, paging=_paging(request))
+    rows = services.leftovers_of_datastore(datastore_id=datastore_id, actor=request.user, paging=asked_page(request))
     return _page(request, target, rows, "encryption:datastore-leftovers")
 
 
@@ -37,17 +38,11 @@ def _page(request: HttpRequest, target: pages.Place, rows: Listing[Leftover], se
     context = pages.context(target, request.user, tab="monitor", section=section) | {
         "rows": rows,
         "host": host,
-        "previous": rows.number - 1 if rows.number > 1 else 0,
-        "next": rows.number + 1 if rows.number < rows.pages else 0,
+        "page": pager(rows),
         "may_find": may(request.user, services.FIND.name, host),
         "may_destroy": may(request.user, services.DESTROY.name, host),
     }
     return render(request, "encryption/leftovers.html", context)
-
-
-def _paging(request: HttpRequest) -> Paging:
-    text = request.GET.get("page", "1")
-    return Paging(int(text) if text.isascii() and text.isdigit() and len(text) < 8 else 1)
 
 
 def find(request: HttpRequest, host_id: UUID) -> HttpResponse:

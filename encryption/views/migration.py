@@ -15,12 +15,11 @@ from encryption.forms import AUTO, STAY, EncryptedVmotionForm, MigrateForm
 from encryption.models import EncryptedVmotion
 from encryption.services import migration, migration_probes, vmotion
 from encryption.services.migration import TargetChoice
-from encryption.views.kms_dialogs import confirm
 from inventory.authorize import Actor, authorize, may
 from inventory.errors import ServiceError
 from inventory.models import TargetKind, VirtualMachine
 from inventory.views import pages
-from inventory.views.dialogs import dialog
+from inventory.views.dialogs import confirm, dialog, form
 from inventory.views.extensions import Action
 
 
@@ -104,15 +103,10 @@ def encrypted_vmotion(request: HttpRequest, vm_id: UUID) -> HttpResponse:
         vmotion.set_encrypted_vmotion(vm_id=vm_id, mode=EncryptedVmotion(data["mode"]), actor=request.user)
         return reverse("encryption:vm-options", args=[vm_id])
 
-    context = {
-        "title": f"Encrypted vMotion of {vm}",
-        "button": "Set",
-        "text": "Required: under TLS or not at all. Opportunistic: in clear where the two hosts cannot do TLS.",
-        "back": reverse("encryption:vm-options", args=[vm_id]),
-    }
-    return dialog(
-        request, template="encryption/kms_form.html", form=EncryptedVmotionForm, submit=submit,
-        initial={"mode": vmotion.effective_mode(vm).value}, context=context,
+    return form(
+        request, EncryptedVmotionForm, submit, {"mode": vmotion.effective_mode(vm).value},
+        title=f"Encrypted vMotion of {vm}", button="Set", back=reverse("encryption:vm-options", args=[vm_id]),
+        text="Required: under TLS or not at all. Opportunistic: in clear where the two hosts cannot do TLS.",
     )  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from typing import Any
 from uuid import UUID
 
-from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
@@ -11,9 +10,9 @@ from django.views.decorators.http import require_safe
 
 from encryption import forms
 from encryption.services import storage_policies as services
-from encryption.views.kms_dialogs import confirm, form
 from inventory.authorize import authorize, may
-from inventory.services.listings import Paging
+from inventory.views.dialogs import confirm, form
+from inventory.views.paging import asked_page, pager
 
 
 @require_safe
@@ -25,11 +24,8 @@ def index(request: HttpRequest) -> HttpResponse:
 @require_safe
 def detail(request: HttpRequest, policy_id: UUID) -> HttpResponse:
     use = services.policy_use(policy_id, actor=request.user)
-    asked = request.GET.get("page", "")
-    number = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 8 else 1
-    found, vms = services.vms_of_policy(policy_id, actor=request.user, paging=Paging(number))
-    page = Paginator(range(found.total), Paging().size).page(found.number)
-    context = {"use": use, "policy": use.policy, "vms": vms, "page": page}
+    found, vms = services.vms_of_policy(policy_id, actor=request.user, paging=asked_page(request))
+    context = {"use": use, "policy": use.policy, "vms": vms, "page": pager(found)}
     return render(
         request, "encryption/policy_detail.html", context | {"may_manage": may(request.user, services.MANAGE)}
     )

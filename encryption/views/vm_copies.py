@@ -20,10 +20,10 @@ from inventory.authorize import Actor, authorize, may
 from inventory.errors import Conflict, NotFound
 from inventory.forms import ConfirmForm
 from inventory.models import Host, TargetKind, VirtualMachine
-from inventory.services.listings import Paging
 from inventory.views import pages
-from inventory.views.dialogs import dialog
+from inventory.views.dialogs import confirm, dialog
 from inventory.views.extensions import Action
+from inventory.views.paging import asked_page, pager
 
 
 def vm_actions(target: Model, actor: Actor) -> Sequence[Action]:
@@ -139,13 +139,10 @@ def import_vm(request: HttpRequest, host_id: UUID) -> HttpResponse:
 
 @require_safe
 def bundles_page(request: HttpRequest) -> HttpResponse:
-    asked = request.GET.get("page", "")
-    paging = Paging(int(asked)) if asked.isascii() and asked.isdigit() and len(asked) < 8 else Paging()
-    found = bundles.bundles(actor=request.user, paging=paging)
+    found = bundles.bundles(actor=request.user, paging=asked_page(request))
     context = {
         "found": found,
-        "previous": found.number - 1,
-        "next": found.number + 1 if found.number < found.pages else 0,
+        "page": pager(found),
         "may_manage": may(request.user, bundles.MANAGE),
     }
     return render(request, "encryption/bundles.html", context)
@@ -158,13 +155,9 @@ def look(request: HttpRequest) -> HttpResponse:
         bundles.request_look(actor=request.user)
         return reverse("encryption:bundles")
 
-    context = {
-        "title": "Look for exported VMs",
-        "button": "Look",
-        "text": "Have a worker look into the exchange folder for bundles that were put there by hand?",
-        "back": reverse("encryption:bundles"),
-    }
-    return dialog(request, template="encryption/kms_form.html", form=ConfirmForm, submit=submit, context=context)
+    question = "Have a worker look into the exchange folder for bundles that were put there by hand?"
+    back = reverse("encryption:bundles")
+    return confirm(request, submit, question, title="Look for exported VMs", button="Look", back=back)
 
 
 def delete(request: HttpRequest, bundle_id: UUID) -> HttpResponse:
@@ -175,14 +168,11 @@ def delete(request: HttpRequest, bundle_id: UUID) -> HttpResponse:
         bundles.delete_bundle(bundle_id=bundle_id, actor=request.user)
         return reverse("encryption:bundles")
 
-    context = {
-        "title": "Delete exported VM",
-        "button": "Delete",
-        "text": f"Delete the folder {found} with the disks in it? Copies that were made of it elsewhere stay.",
-        "back": reverse("encryption:bundles"),
-        "is_danger": True,
-    }
-    return dialog(request, template="encryption/kms_form.html", form=ConfirmForm, submit=submit, context=context)
+    question = f"Delete the folder {found} with the disks in it? Copies that were made of it elsewhere stay."
+    return confirm(
+        request, submit, question, title="Delete exported VM", button="Delete", back=reverse("encryption:bundles"),
+        is_danger=True,
+    )  # fmt: skip
 
 
 def _monitor(vm: VirtualMachine) -> str:

@@ -13,9 +13,9 @@ from django.views.decorators.http import require_safe
 
 from encryption import forms
 from encryption.services import disks as services
-from encryption.views.kms_dialogs import confirm, form
 from inventory.authorize import Actor, authorize, may
 from inventory.views import pages
+from inventory.views.dialogs import confirm, form
 from inventory.views.extensions import Action
 
 

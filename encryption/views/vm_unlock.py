@@ -10,10 +10,9 @@ from django.urls import reverse
 
 from encryption.services import unlock
 from inventory.authorize import Actor, authorize
-from inventory.forms import ConfirmForm
 from inventory.models import TargetKind, VirtualMachine
 from inventory.views import pages
-from inventory.views.dialogs import dialog
+from inventory.views.dialogs import confirm
 from inventory.views.extensions import Action, Badge, Count
 
 
@@ -47,11 +46,6 @@ def unlock_vm(request: HttpRequest, vm_id: UUID) -> HttpResponse:
         unlock.unlock_vm(vm_id=vm_id, actor=request.user)
         return reverse("inventory:monitor", args=[TargetKind.VIRTUAL_MACHINE, vm_id])
 
-    text = f"Fetch the keys of {vm} from its key provider again? Nothing is sent to its host."
-    context = {
-        "title": f"Unlock {vm}",
-        "button": "Unlock",
-        "text": text,
-        "back": reverse("inventory:summary", args=[TargetKind.VIRTUAL_MACHINE, vm_id]),
-    }
-    return dialog(request, template="encryption/kms_form.html", form=ConfirmForm, submit=submit, context=context)
+    question = f"Fetch the keys of {vm} from its key provider again? Nothing is sent to its host."
+    back = reverse("inventory:summary", args=[TargetKind.VIRTUAL_MACHINE, vm_id])
+    return confirm(request, submit, question, title=f"Unlock {vm}", button="Unlock", back=back)

@@ -11,11 +11,11 @@ from django.views.decorators.http import require_safe
 from encryption.forms.kms import CertificateForm
 from encryption.services import options, vtpm
 from encryption.services import vtpm_certificates as certificates
-from encryption.views.kms_dialogs import confirm, form
 from inventory.authorize import authorize, may
 from inventory.forms import ConfirmForm, ConfirmNameForm
 from inventory.models import TargetKind
 from inventory.views import pages
+from inventory.views.dialogs import confirm, form
 
 
 @require_safe

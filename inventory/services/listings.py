@@ -13,6 +13,7 @@ from inventory.models import Cluster, Datacenter, Datastore, Host, VirtualMachin
 from inventory.services.search import PAGE_SIZE, is_encrypted, with_encryption
 
 Row = TypeVar("Row", bound=Model)
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +25,10 @@ class Paging:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing(Generic[Row]):
+class Listing(Generic[Item]):
     """One page of rows. `number` is the page that was given: the last one where a later one was asked for."""
 
-    items: Sequence[Row]
+    items: Sequence[Item]
     total: int
     number: int
     pages: int
@@ -39,10 +40,20 @@ FIRST: Final = Paging()
 def listed(rows: QuerySet[Row], paging: Paging) -> Listing[Row]:
     """Two queries."""
     total = rows.order_by().count()
+    number, pages, part = _part(total, paging)
+    return Listing(list(rows[part]), total, number, pages)
+
+
+def cut(items: Sequence[Item], paging: Paging) -> Listing[Item]:
+    """A page of what is at hand already."""
+    number, pages, part = _part(len(items), paging)
+    return Listing(items[part], len(items), number, pages)
+
+
+def _part(total: int, paging: Paging) -> tuple[int, int, slice]:
     pages = max(1, -(-total // paging.size))
     number = min(max(1, paging.number), pages)
-    first = (number - 1) * paging.size
-    return Listing(list(rows[first : first + paging.size]), total, number, pages)
+    return number, pages, slice((number - 1) * paging.size, number * paging.size)
 
 
 def datacenters(*, actor: Actor, paging: Paging = FIRST) -> Listing[Datacenter]:

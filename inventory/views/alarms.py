@@ -3,7 +3,6 @@
 from urllib.parse import urlencode
 from uuid import UUID
 
-from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.http import url_has_allowed_host_and_scheme
@@ -11,23 +10,18 @@ from django.views.decorators.http import require_POST, require_safe
 
 from inventory.authorize import may_somewhere
 from inventory.services import alarms
-from inventory.services.listings import Paging
-
-PAGE_SIZE = 50
+from inventory.views.paging import asked_page, pager
 
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """Those that are live, or with `show=all` also those that are over."""
     show = "all" if request.GET.get("show") == "all" else "live"
-    asked = request.GET.get("page", "")
-    number = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 8 else 1
-    found = alarms.alarm_list(
-        actor=request.user, is_live=True if show == "live" else None, paging=Paging(number, PAGE_SIZE)
-    )
+    is_live = True if show == "live" else None
+    found = alarms.alarm_list(actor=request.user, is_live=is_live, paging=asked_page(request))
     context = {
         "alarms": found.items,
-        "page": Paginator(range(found.total), PAGE_SIZE).page(found.number),
+        "page": pager(found),
         "query": urlencode({"show": show}),
         "show": show,
         "may_acknowledge": may_somewhere(request.user, alarms.ACKNOWLEDGE),

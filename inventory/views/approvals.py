@@ -3,7 +3,6 @@
 from typing import Any
 from uuid import UUID
 
-from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
@@ -13,20 +12,16 @@ from inventory.authorize import VIEW_ALL, authorize, may
 from inventory.errors import NotFound
 from inventory.forms import ConfirmForm
 from inventory.services import approvals
-from inventory.services.listings import Paging
 from inventory.views.dialogs import dialog
-
-PAGE_SIZE = 50
+from inventory.views.paging import asked_page, pager
 
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    asked = request.GET.get("page", "")
-    number = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 8 else 1
-    found = approvals.waiting(actor=request.user, paging=Paging(number, PAGE_SIZE))
+    found = approvals.waiting(actor=request.user, paging=asked_page(request))
     context = {
         "lines": [(job, approvals.may_approve(job, actor=request.user)) for job in found.items],
-        "page": Paginator(range(found.total), PAGE_SIZE).page(found.number),
+        "page": pager(found),
         "rules": approvals.rules(actor=request.user) if may(request.user, VIEW_ALL) else (),
         "may_change": may(request.user, approvals.CHANGE),
     }

@@ -13,6 +13,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.shortcuts import redirect, render
 
 from inventory.errors import ServiceError
+from inventory.forms import ConfirmForm
 
 
 def dialog(
@@ -41,6 +42,26 @@ def dialog(
     except ServiceError as exc:
         return _show(request, template, bound, context, status=exc.http_status, error=exc)
     return done(request, page)
+
+
+def form(
+    request: HttpRequest,
+    shape: Callable[..., forms.Form],
+    submit: Callable[[dict[str, Any]], str],
+    initial: dict[str, Any] | None = None,
+    *,
+    template: str = "dialog_form.html",
+    **context: Any,
+) -> HttpResponse:
+    """A dialog that is `text` and the fields of `shape`. `title`, `button`, `back`; `is_danger`: the button is red."""
+    return dialog(request, template=template, form=shape, submit=submit, initial=initial, context=context)
+
+
+def confirm(
+    request: HttpRequest, submit: Callable[[dict[str, Any]], str], question: str, **context: Any
+) -> HttpResponse:
+    """A dialog that asks one question, with the context of `form`."""
+    return form(request, ConfirmForm, submit, text=question, **context)
 
 
 def done(request: HttpRequest, page: str = "", *, from_page: bool = False) -> HttpResponse:

@@ -3,7 +3,6 @@
 from typing import Any
 from urllib.parse import urlencode
 
-from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render
 from django.urls import reverse
@@ -15,10 +14,8 @@ from inventory.errors import Invalid
 from inventory.forms import ConfirmForm, EventFilterForm
 from inventory.services import checkpoints, event_history
 from inventory.services.event_history import EventFilter, Format
-from inventory.services.listings import Paging
 from inventory.views.dialogs import dialog
-
-PAGE_SIZE = 50
+from inventory.views.paging import asked_page, pager
 
 
 @require_safe
@@ -26,14 +23,12 @@ def index(request: HttpRequest) -> HttpResponse:
     """A filter that cannot be read shows no events: what is listed must be what was asked for."""
     form = EventFilterForm(request.GET)
     is_valid = form.is_valid()
-    asked = request.GET.get("page", "")
-    number = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 8 else 1
     wanted = form.wanted() if is_valid else EventFilter(after=2**62)
-    found = event_history.event_list(actor=request.user, wanted=wanted, paging=Paging(number, PAGE_SIZE))
+    found = event_history.event_list(actor=request.user, wanted=wanted, paging=asked_page(request))
     context = {
         "form": form,
         "events": found.items,
-        "page": Paginator(range(found.total), PAGE_SIZE).page(found.number),
+        "page": pager(found),
         "query": urlencode(form.given()),
         "seal": event_history.seal_state(actor=request.user),
         "checkpoints": checkpoints.latest(actor=request.user),

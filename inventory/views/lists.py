@@ -13,8 +13,7 @@ from inventory.forms import VmFilterForm
 from inventory.models import Firmware, Host, PowerState, TargetKind
 from inventory.services import search
 from inventory.views import extensions, pages
-
-PAGE_SIZE = 50
+from inventory.views.paging import asked_page
 
 
 @require_safe
@@ -29,12 +28,10 @@ def vms(request: HttpRequest, kind: str, target_id: UUID) -> HttpResponse:
         actor=request.user,
         wanted=_filter(kind, target_id, chosen),
         sort=sort,
-        page=_number(request),
-        page_size=PAGE_SIZE,
+        page=asked_page(request).number,
     )
     filters = urlencode({name: value for name, value in chosen.items() if value})
-    # Django's pager knows ranges and neighbours; the rows themselves come from the service.
-    page = Paginator(range(found.total), PAGE_SIZE).page(found.number)
+    page = Paginator(range(found.total), search.PAGE_SIZE).page(found.number)
     context = pages.context(target, request.user, tab="vms")
     badges = extensions.list_badges(TargetKind.VIRTUAL_MACHINE, [row.vm.pk for row in found.items])
     rows = [(row, badges.get(row.vm.pk, ())) for row in found.items]
@@ -55,17 +52,12 @@ def _filter(kind: str, target_id: UUID, chosen: dict[str, str]) -> search.VmFilt
     )
 
 
-def _number(request: HttpRequest) -> int:
-    text = request.GET.get("page", "1")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 8 else 1
-
-
 @require_safe
 def hosts(request: HttpRequest, kind: str, target_id: UUID) -> HttpResponse:
     target = pages.load(kind, target_id, request.user)
     above = "cluster" if kind == "cluster" else "cluster__datacenter"
     rows = visible(Host.objects.filter(**{above: target.pk}), request.user).select_related("cluster")
-    page = Paginator(rows, PAGE_SIZE).get_page(request.GET.get("page", "1"))
+    page = Paginator(rows, search.PAGE_SIZE).get_page(request.GET.get("page", "1"))
     badges = extensions.list_badges(TargetKind.HOST, [row.pk for row in page])
     context = pages.context(target, request.user, tab="hosts") | {
         "page": page,

@@ -29,7 +29,7 @@ def add_datacenter(request: HttpRequest) -> HttpResponse:
 
     return dialog(
         request,
-        template="inventory/place_form.html",
+        template="dialog.html",
         form=forms.DatacenterForm,
         submit=submit,
         context={"title": "New data center", "button": "Create", "back": reverse("inventory:root")},
@@ -46,7 +46,7 @@ def add_cluster(request: HttpRequest, datacenter_id: UUID) -> HttpResponse:
 
     return dialog(
         request,
-        template="inventory/place_form.html",
+        template="dialog.html",
         form=forms.ClusterForm,
         submit=submit,
         context={
@@ -71,7 +71,7 @@ def rename(request: HttpRequest, kind: str, target_id: UUID) -> HttpResponse:
 
     return dialog(
         request,
-        template="inventory/place_form.html",
+        template="dialog.html",
         form=forms.DatacenterForm if place_kind == _DATACENTER else forms.ClusterForm,
         submit=submit,
         initial={"name": place.name},

@@ -3,7 +3,6 @@
 from typing import Any
 from uuid import UUID
 
-from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
@@ -12,22 +11,20 @@ from django.views.decorators.http import require_safe
 from inventory.authorize import authorize, may
 from inventory.errors import Invalid
 from inventory.forms import ConfirmForm, RoleForm
-from inventory.models import Cluster, Datacenter, RoleAssignment, TargetKind
+from inventory.models import Cluster, Datacenter, TargetKind
 from inventory.services import roles
-from inventory.services.listings import Listing, Paging
 from inventory.views import pages
 from inventory.views.dialogs import dialog
-
-PAGE_SIZE = 50
+from inventory.views.paging import asked_page, pager
 
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
     """All assignments, and the privileges of the five roles."""
-    found = roles.assignments(actor=request.user, paging=_paging(request))
+    found = roles.assignments(actor=request.user, paging=asked_page(request))
     context = {
         "found": found,
-        "page": _pager(found),
+        "page": pager(found),
         "meanings": roles.meanings(),
         "may_assign": may(request.user, roles.ASSIGN),
         "add_url": reverse("add-role"),
@@ -40,10 +37,10 @@ def of_place(request: HttpRequest, kind: str, target_id: UUID) -> HttpResponse:
     """Those that hold on one data center or cluster, on itself or from above."""
     target = pages.load(kind, target_id, request.user)
     place = roles.place_of(kind, target_id)
-    found = roles.assignments(actor=request.user, place=place, paging=_paging(request))
+    found = roles.assignments(actor=request.user, place=place, paging=asked_page(request))
     context = pages.context(target, request.user, tab="configure", section=f"inventory:{kind}-permissions") | {
         "found": found,
-        "page": _pager(found),
+        "page": pager(found),
         "may_assign": may(request.user, roles.ASSIGN, target),
         "add_url": f"{reverse('add-role')}?{kind}={target_id}",
     }
@@ -69,7 +66,7 @@ def add(request: HttpRequest) -> HttpResponse:
         return RoleForm(*args, users=users, groups=groups, **values)
 
     context = {"title": f"Assign a role on {place or 'everything'}", "button": "Assign", "back": back}
-    return dialog(request, template="inventory/role_form.html", form=form, submit=submit, context=context)
+    return dialog(request, template="dialog.html", form=form, submit=submit, context=context)
 
 
 def remove(request: HttpRequest, assignment_id: UUID) -> HttpResponse:
@@ -99,12 +96,3 @@ def _page_of(place: Datacenter | Cluster | None) -> str:
     if place is None:
         return reverse("roles")
     return reverse(f"inventory:{pages.kind_of(place)}-permissions", args=[place.pk])
-
-
-def _paging(request: HttpRequest) -> Paging:
-    asked = request.GET.get("page", "")
-    return Paging(int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 8 else 1, PAGE_SIZE)
-
-
-def _pager(found: Listing[RoleAssignment]) -> Any:
-    return Paginator(range(found.total), PAGE_SIZE).page(found.number)

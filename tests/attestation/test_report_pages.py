@@ -113,6 +113,11 @@ class TestBootLog:
         assert len(found["items"]) == 2 and found["total"] > 2
         assert {each["pcr"] for each in found["items"]} == {7} and found["items"][0]["is_covered"]
 
+    def test_a_page_past_the_end_is_the_last_one(self, admin: Client, call: Caller, passed: Verdict) -> None:
+        found = call.get(f"/verdicts/{passed.pk}/boot-log", page=9999, page_size=2).body
+        assert found["items"] and found["page"] == found["pages"]
+        assert "No events" not in text_of(admin, url("boot-log", passed.pk) + "?page=9999")
+
     def test_where_none_is_kept(
         self, admin: Client, call: Caller, enrolled: HostAttestation, agent: SimulatedAgent
     ) -> None:

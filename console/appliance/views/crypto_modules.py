@@ -10,8 +10,7 @@ from django.views.decorators.http import require_safe
 from console.appliance.views.sections import all_sections
 from encryption.services import crypto_modules as services
 from inventory.authorize import authorize, may
-from inventory.forms import ConfirmForm
-from inventory.views.dialogs import dialog
+from inventory.views.dialogs import confirm
 
 
 @require_safe
@@ -35,11 +34,8 @@ def test(request: HttpRequest) -> HttpResponse:
         services.request_self_tests(actor=request.user)
         return back
 
-    context = {
-        "title": "Run self-tests",
-        "button": "Run",
-        "text": "Have this web process and a worker of each queue test their cryptographic modules again? A process "
-        "whose tests fail takes no more work.",
-        "back": back,
-    }
-    return dialog(request, template="console/appliance/form.html", form=ConfirmForm, submit=submit, context=context)
+    question = (
+        "Have this web process and a worker of each queue test their cryptographic modules again? A process whose"
+        " tests fail takes no more work."
+    )
+    return confirm(request, submit, question, title="Run self-tests", button="Run", back=back)

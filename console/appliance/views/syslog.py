@@ -14,8 +14,7 @@ from console.appliance.views.sections import all_sections
 from console.models import SyslogTarget
 from encryption.forms.kms import ClientKeyForm
 from inventory.authorize import authorize, may
-from inventory.forms import ConfirmForm
-from inventory.views.dialogs import dialog
+from inventory.views.dialogs import confirm, form
 
 
 @require_safe
@@ -123,10 +122,7 @@ def _page() -> str:
 def _form(
     request: HttpRequest, shape: Any, submit: Any, initial: dict[str, Any] | None = None, **context: Any
 ) -> HttpResponse:
-    return dialog(
-        request, template="console/appliance/form.html", form=shape, submit=submit, initial=initial,
-        context={"back": _page(), **context},
-    )  # fmt: skip
+    return form(request, shape, submit, initial, back=_page(), **context)
 
 
 def _act(request: HttpRequest, syslog_target_id: UUID, service: Any, question: str, **context: Any) -> HttpResponse:
@@ -138,4 +134,4 @@ def _act(request: HttpRequest, syslog_target_id: UUID, service: Any, question: s
         service(target_id=syslog_target_id, actor=request.user)
         return _page()
 
-    return _form(request, ConfirmForm, submit, text=question.format(row), **context)
+    return confirm(request, submit, question.format(row), back=_page(), **context)
