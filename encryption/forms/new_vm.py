@@ -2,19 +2,22 @@
 
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from django import forms
+from django.http import QueryDict
 
 from encryption.forms import VmOptionsForm
-from encryption.services.new_vm import Choices, Guest, NewDisk, NewVm
+from encryption.services.new_vm import Choices, Chosen, Guest, NewDisk, NewVm
 
 DISKS: Final = 3
 GIB: Final = 2**30
 MIB: Final = 2**20
 GUESTS: Final = [(Guest.LINUX.value, "Linux"), (Guest.WINDOWS.value, "Windows"), (Guest.OTHER.value, "Other")]
 FIRMWARES: Final = [("uefi", "UEFI"), ("bios", "BIOS")]
+# What a VM is made with where nothing is said.
+_UNSET: Final = {"vtpm": "keep", "secure_boot": "off", "vbs": "off"}
 _HARDWARE: Final = ("name", "guest", "datastore", "vcpus", "memory_gib", "firmware", "network", "iso")
 
 
@@ -39,8 +42,18 @@ class NewVmForm(VmOptionsForm):
         help_text="whole path of an ISO image (.iso) on a datastore of the host",
     )  # fmt: skip
 
-    def __init__(self, found: Choices, data: Any = None) -> None:
+    def __init__(self, found: Choices, data: QueryDict | None = None, *, follows: bool = False) -> None:
+        """`follows`: what the firmware and the host that are chosen by now do not allow is off, as its control shows.
+        Without that it is read as it was sent, and refused."""
+        if data is not None and follows:
+            data = data.copy()
+            for name, value in _UNSET.items():
+                if found.options.obstacles.get(name) or name not in data:  # browsers do not send what is disabled
+                    data[name] = value
         super().__init__(found.options, data)
+        self.unusable = " ".join(
+            f"{name}:{one.code}" for name, reasons in found.options.obstacles.items() for one in reasons
+        )
         self.fields["datastore"].choices = list(_by_host(found))  # type: ignore[attr-defined]
         for target in self.targets:
             self.fields[f"disk-{target}"].label = f"Policy of disk {target}"
@@ -86,6 +99,18 @@ class NewVmForm(VmOptionsForm):
             vbs=bool(wish.vbs),
             encrypted_vmotion=wish.encrypted_vmotion,
         )
+
+
+def chosen(data: QueryDict) -> Chosen:
+    """Of input that need not be whole."""
+    return Chosen(_id(data, "datastore"), data.get("firmware") != "bios", _id(data, "kms_cluster"))
+
+
+def _id(data: QueryDict, name: str) -> UUID | None:
+    try:
+        return UUID(data.get(name) or "")
+    except ValueError:
+        return None
 
 
 def _by_host(found: Choices) -> Iterable[tuple[str, list[tuple[str, str]]]]:

@@ -6,7 +6,9 @@ in clear: nothing is converted, each part is made as it shall be.
 
 import posixpath
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 from uuid import UUID
 
@@ -50,7 +52,18 @@ class Choices:
     options: VmOptions
 
 
-def choices(*, actor: Actor, disk_count: int, place: tuple[TargetKind, UUID] | None = None) -> Choices:
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What is chosen in the form so far, as far as other choices depend on it. None: what the form begins with."""
+
+    datastore_id: UUID | None = None
+    is_uefi: bool = True
+    kms_cluster_id: UUID | None = None
+
+
+def choices(
+    *, actor: Actor, disk_count: int, place: tuple[TargetKind, UUID] | None = None, chosen: Chosen | None = None
+) -> Choices:
     """`place`: a data center, cluster or host; None: everywhere. Raises Refused, NotFound."""
     found = Datastore.objects.filter(is_active=True, kind__in=disks.FOLDER_KINDS, host__state=Host.State.CONNECTED)
     if place is None:
@@ -79,10 +92,20 @@ def choices(*, actor: Actor, disk_count: int, place: tuple[TargetKind, UUID] | N
         disk_policies={},
         compliance=None,
         current=blank,
-        obstacles={},
+        obstacles=_obstacles(stores, chosen or Chosen()),
         progress=None,
     )
     return Choices(stores, drawn)
+
+
+def _obstacles(stores: Sequence[Datastore], chosen: Chosen) -> dict[str, tuple[options.Finding, ...]]:
+    store = next((one for one in stores if one.pk == chosen.datastore_id), next(iter(stores), None))
+    if store is None:
+        return {}
+    named = KmsCluster.objects.filter(pk=chosen.kms_cluster_id).first() if chosen.kms_cluster_id else None
+    provider = named or KmsCluster.objects.filter(is_default=True).first()
+    blank = _blank("the new VM", store.host, is_uefi=chosen.is_uefi)
+    return options.creation_obstacles(blank, key_provider=key_readiness.provider_state(provider))
 
 
 def plan_new_vm(*, new: NewVm, actor: Actor) -> PlannedChange:
@@ -199,15 +222,16 @@ def plan_of(new: NewVm, host: Host) -> Plan:
         encrypted_vmotion=wish.encrypted_vmotion,
     )
     hardware = f"{new.vcpus} CPU{'s' * (new.vcpus != 1)}, {gigabytes(new.memory_bytes)} of memory"
-    return options.plan_creation(_blank(new, host), desired, hardware=hardware)
+    blank = _blank(new.name, host, is_uefi=new.is_uefi, disks=dict(zip(new.targets, new.disks, strict=True)))
+    return options.plan_creation(blank, desired, hardware=hardware)
 
 
-def _blank(new: NewVm, host: Host) -> CurrentVm:
+def _blank(name: str, host: Host, *, is_uefi: bool, disks: Mapping[str, NewDisk] = MappingProxyType({})) -> CurrentVm:
     """The VM as it would be with nothing of its wishes: powered off, with disks that nothing was written to."""
     able = boot_hardware.abilities_of(host)
-    place = vtpm_state_path(VirtualMachine(host=host, name=new.name, tpm_version="2.0"))
+    place = vtpm_state_path(VirtualMachine(host=host, name=name, tpm_version="2.0"))
     return CurrentVm(
-        name=new.name,
+        name=name,
         is_present=True,
         is_persistent=True,
         is_running=False,
@@ -223,10 +247,10 @@ def _blank(new: NewVm, host: Host) -> CurrentVm:
                 target=target, device="disk", format="raw", source=posixpath.join("/", target), size=disk.size_bytes,
                 is_encrypted=False, is_read_only=False, is_ours=False, is_blank=True,
             )
-            for target, disk in zip(new.targets, new.disks, strict=True)
+            for target, disk in disks.items()
         ),
         has_key=False,
-        firmware=Firmware.UEFI if new.is_uefi else Firmware.BIOS,
+        firmware=Firmware.UEFI if is_uefi else Firmware.BIOS,
         hardware=VmHardware(is_q35=True, is_kvm=able.is_kvm),
         host=able,
     )  # fmt: skip

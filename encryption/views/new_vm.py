@@ -10,7 +10,7 @@ from django.shortcuts import render
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST
 
-from encryption.forms.new_vm import DISKS, NewVmForm
+from encryption.forms.new_vm import DISKS, NewVmForm, chosen
 from encryption.services import new_vm
 from inventory.authorize import Actor
 from inventory.errors import Invalid, ServiceError
@@ -33,8 +33,9 @@ def actions(target: Model, actor: Actor) -> Sequence[Action]:
 @require_http_methods(["GET", "HEAD", "POST"])
 def show(request: HttpRequest) -> HttpResponse:
     """GET shows the form, for a place that is named; POST makes the VM, or with `preview` only shows the plan."""
-    found = new_vm.choices(actor=request.user, disk_count=DISKS, place=_place(request))
-    form = NewVmForm(found, request.POST if request.method == "POST" else None)
+    found = _choices(request)
+    is_asked = request.method == "POST" and "preview" not in request.POST
+    form = NewVmForm(found, request.POST if request.method == "POST" else None, follows=not is_asked)
     context = {"form": form, "found": found, "here": request.get_full_path()}
     if request.method != "POST" or not form.is_valid():
         status = 422 if form.is_bound else 200
@@ -44,20 +45,28 @@ def show(request: HttpRequest) -> HttpResponse:
             return render(request, "encryption/new_vm.html", context | _plan(request, form))
         job = new_vm.create_vm(new=form.wanted(), approved=form.cleaned_data["plan_digest"], actor=request.user)
     except ServiceError as exc:
-        return render(request, "encryption/new_vm.html", context | {"error": exc}, status=exc.http_status)
+        context |= {"form": NewVmForm(found, request.POST, follows=True), "error": exc}
+        return render(request, "encryption/new_vm.html", context, status=exc.http_status)
     return done(request, reverse("inventory:monitor", args=[TargetKind.HOST, job.target_id]), from_page=True)
 
 
 @require_POST
 def plan(request: HttpRequest) -> HttpResponse:
-    """The plan for the form's present input, as a fragment; none while the input is not whole."""
-    form = NewVmForm(new_vm.choices(actor=request.user, disk_count=DISKS, place=_place(request)), request.POST)
-    if not form.is_valid():
-        return render(request, "encryption/_vm_plan.html", {"plan": None})
-    try:
-        return render(request, "encryption/_vm_plan.html", _plan(request, form))
-    except ServiceError as exc:
-        return render(request, "_alert.html", {"style": "danger", "text": exc.message, "hint": exc.hint})
+    """The plan for the form's present input, as a fragment; none while the input is not whole. With it the controls
+    that depend on others, where they are not as the page shows them."""
+    form = NewVmForm(_choices(request), request.POST, follows=True)
+    context = {"form": form, "is_oob": request.POST.get("unusable", "") != form.unusable}
+    if form.is_valid():
+        try:
+            context |= _plan(request, form)
+        except ServiceError as exc:
+            context["error"] = exc
+    return render(request, "encryption/new_vm_plan.html", context)
+
+
+def _choices(request: HttpRequest) -> new_vm.Choices:
+    wanted = chosen(request.POST)
+    return new_vm.choices(actor=request.user, disk_count=DISKS, place=_place(request), chosen=wanted)
 
 
 def _plan(request: HttpRequest, form: NewVmForm) -> dict[str, Any]:

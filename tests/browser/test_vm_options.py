@@ -163,3 +163,28 @@ def test_a_new_vm_is_seen(console: Console, vm: VirtualMachine, theme: str, widt
     assert console.axe() == []
     console.shot(f"new-vm-{theme}-{width}")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_bios_switches_off_what_needs_uefi(console: Console, vm: VirtualMachine) -> None:
+    page = console.page
+    page.set_viewport_size({"width": 420, "height": 1800})
+    page.context.add_cookies([{"name": "bartizan_theme", "value": "dark", "url": console.url}])
+    console.open(reverse("encryption:new-vm"))
+    page.select_option("#id_vtpm", "add")
+    page.select_option("#id_vbs", "on")
+    page.focus("#id_firmware")
+    page.keyboard.press("ArrowDown")
+    for control in ("vtpm", "secure_boot", "vbs"):
+        select = page.locator(f"#id_{control}")
+        expect(select).to_be_disabled()
+        expect(select).to_have_value("keep" if control == "vtpm" else "off")
+        described = (select.get_attribute("aria-describedby") or "").split()
+        assert "BIOS firmware was chosen" in " ".join(page.inner_text(f"#{one}") for one in described)
+    assert page.evaluate("document.activeElement.id") == "id_firmware"
+    assert console.axe() == []
+    console.shot("new-vm-bios")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 420
+    page.keyboard.press("ArrowUp")
+    expect(page.locator("#id_vtpm")).to_be_enabled()
+    expect(page.locator("#id_secure_boot")).to_have_value("off")
+    tab_to(page, "#id_vtpm")

@@ -9,6 +9,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
+from lxml.html import fromstring as parsed
 
 from encryption.models import KmsCluster, StoragePolicy
 from inventory.engine.abilities import HostAbilities
@@ -245,3 +246,54 @@ def test_place_that_is_none(admin: Client, store: Datastore) -> None:
             answer = admin.get(address, {"host": asked}) if address == PAGE else admin.post(f"{PLAN}?host={asked}")
             assert answer.status_code == status and f"<code>{code}</code>" in answer.content.decode()
     assert not Job.objects.exists()
+
+
+def located(answer: Any, path: str) -> Any:
+    return parsed(told(answer)).xpath(path)
+
+
+def controls(answer: Any) -> dict[str, tuple[str, bool]]:
+    """What each control of boot and TPM shows, and whether it can be used."""
+    found = {}
+    for name in ("vtpm", "secure_boot", "vbs"):
+        (select,) = located(answer, f'//select[@name="{name}"]')
+        (shown,) = select.xpath("option[@selected]/@value")
+        found[name] = (str(shown), "disabled" not in select.attrib)
+    return found
+
+
+def test_bios_switches_off_what_needs_uefi(admin: Client, store: Datastore, provider: KmsCluster) -> None:
+    """As VM Options: a control that cannot be used says why; before there is a plan, and with scripts or without."""
+    wanted = {"vtpm": "add", "secure_boot": "on", "vbs": "on"}
+    off = {"vtpm": ("keep", False), "secure_boot": ("off", False), "vbs": ("off", False)}
+    assert all(is_usable for _, is_usable in controls(admin.get(PAGE)).values())
+    unchanged = admin.post(PLAN, form(store, wanted))
+    assert "Add a TPM 2.0" in told(unchanged) and "new-vm-options" not in told(unchanged)
+    answer = admin.post(PLAN, form(store, wanted | {"firmware": "bios"}))
+    assert controls(answer) == off and "a TPM 2.0 needs UEFI. <span" in told(answer)
+    assert "Define web-01" in told(answer) and "needs UEFI" not in told(answer).partition("new-vm-options")[0]
+    assert controls(admin.post(PLAN, form(store, wanted | {"firmware": "bios", "name": ""}))) == off
+    (unusable,) = located(answer, '//input[@name="unusable"]/@value')
+    again = admin.post(PLAN, form(store, {"firmware": "bios", "unusable": unusable}))
+    assert "new-vm-options" not in told(again), "a control that somebody is at is not replaced for nothing"
+    assert controls(admin.post(PAGE, form(store, wanted | {"firmware": "bios", "preview": "1"}))) == off
+    back = controls(admin.post(PLAN, form(store, {"unusable": unusable})))
+    assert all(is_usable for _, is_usable in back.values())
+    refused = admin.post(PAGE, form(store, wanted | {"firmware": "bios"}))
+    assert refused.status_code == 409 and controls(refused) == off
+    assert not Job.objects.exists()
+
+
+def test_what_the_chosen_host_cannot_give_is_off(admin: Client, store: Datastore, provider: KmsCluster) -> None:
+    weak = Host.objects.create(
+        cluster=store.host.cluster, name="kvm-z", uri="qemu+tls://kvm-z/system", state="connected",
+        abilities={**CAN.as_row(), "vtpm": False},
+    )  # fmt: skip
+    other = Datastore.objects.create(
+        host=weak, name="images", kind="dir", path="/images", is_active=True, available_bytes=2**40
+    )
+    answer = admin.post(PLAN, form(other, {"vtpm": "add"}))
+    assert controls(answer)["vtpm"] == ("keep", False) and controls(answer)["secure_boot"] == ("off", True)
+    assert "no TPM emulator" in told(answer)
+    KmsCluster.objects.all().delete()
+    assert "no key provider" in told(admin.post(PLAN, form(store, {"vtpm": "add", "unusable": "other"})))

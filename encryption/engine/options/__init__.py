@@ -2,7 +2,7 @@
 
 from encryption.engine.options.advance import PlannedStep, State, states
 from encryption.engine.options.controls import obstacles
-from encryption.engine.options.creation import creation_effects, plan_creation
+from encryption.engine.options.creation import creation_effects, creation_obstacles, plan_creation
 from encryption.engine.options.digest import Approved, differences
 from encryption.engine.options.effects import Effect, effects
 from encryption.engine.options.encryption import host_copies, kept_states
@@ -42,6 +42,7 @@ __all__ = [
     "VmHardware",
     "Vmotion",
     "creation_effects",
+    "creation_obstacles",
     "differences",
     "effects",
     "gigabytes",

@@ -3,12 +3,14 @@ empty disks; what is done is less, for nothing is converted: each part is encryp
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from encryption.engine.options import vbs
+from encryption.engine.options.controls import SECURE_BOOT, VBS, VTPM
 from encryption.engine.options.effects import Effect
 from encryption.engine.options.plan import plan
-from encryption.engine.options.state import CurrentVm, DesiredVm
+from encryption.engine.options.state import CurrentVm, DesiredVm, KeyProvider
 from encryption.engine.options.steps import Finding, How, Plan, Step, StepKind, gigabytes
 
 _OF_CONVERSIONS: Final = frozenset({"space_needed", "overwrite_limits", "format_changes", "host_copies"})
@@ -16,6 +18,8 @@ _KEPT: Final = frozenset(
     {StepKind.CREATE_KEY, StepKind.WRAP_SECRETS, StepKind.ADD_VTPM, StepKind.SET_VBS, StepKind.SET_MIGRATION}
 )
 _UNDO: Final = "remove the VM and its files on the host"
+# Of a guest that is there more is said, which fits none that is made.
+_TPM_NEEDS_UEFI: Final = Finding("vtpm_needs_uefi", "BIOS firmware was chosen, and a TPM 2.0 needs UEFI", "choose UEFI")
 
 
 def plan_creation(blank: CurrentVm, desired: DesiredVm, *, hardware: str) -> Plan:
@@ -31,7 +35,8 @@ def plan_creation(blank: CurrentVm, desired: DesiredVm, *, hardware: str) -> Pla
     )
     steps += [kept[kind] for kind in (StepKind.SET_MIGRATION,) if kind in kept]
     warnings = tuple(one for one in checked.warnings if one.code not in _OF_CONVERSIONS)
-    return Plan(tuple(steps), warnings, (*_refusals(blank, desired), *checked.refusals))
+    refusals = tuple(_TPM_NEEDS_UEFI if one.code == _TPM_NEEDS_UEFI.code else one for one in checked.refusals)
+    return Plan(tuple(steps), warnings, (*_refusals(blank, desired), *refusals))
 
 
 def _parts(blank: CurrentVm, desired: DesiredVm) -> Iterable[Step]:
@@ -58,13 +63,14 @@ def _firmware(blank: CurrentVm, desired: DesiredVm) -> str:
 def _refusals(blank: CurrentVm, desired: DesiredVm) -> Iterable[Finding]:
     if not blank.host.is_known:
         yield Finding("host_not_asked", "What the host can give is not known yet", "refresh the host, then try again")
-        return
-    if blank.host.q35 is False:
-        yield Finding("q35_not_on_host", "The host's QEMU has no q35 machine", "use a newer QEMU, or another host")
     if not blank.is_uefi and (desired.secure_boot or desired.vbs):
         yield Finding(
             "secure_boot_needs_uefi", "BIOS firmware was chosen, and Secure Boot and VBS need UEFI", "choose UEFI"
         )
+    if not blank.host.is_known:
+        return
+    if blank.host.q35 is False:
+        yield Finding("q35_not_on_host", "The host's QEMU has no q35 machine", "use a newer QEMU, or another host")
     if blank.is_uefi and not vbs.wants_secure_boot(blank, desired) and blank.host.plain_uefi is False:
         yield Finding(
             "plain_uefi_not_on_host",
@@ -77,6 +83,21 @@ def _refusals(blank: CurrentVm, desired: DesiredVm) -> Iterable[Finding]:
             f"Nothing of {blank.name} would be encrypted: with BIOS there are no variables, and no disk was chosen",
             "choose an encrypting policy for a disk, or UEFI; or none for the VM home",
         )
+
+
+def creation_obstacles(blank: CurrentVm, *, key_provider: KeyProvider) -> dict[str, tuple[Finding, ...]]:
+    """By control of the form: what its being switched on alone would be refused for. Empty: it can be used."""
+    nothing = DesiredVm(False, frozenset(), key_provider=key_provider)
+    anyway = {one.code for one in plan_creation(blank, nothing, hardware="").refusals}
+    tried = {
+        VTPM: replace(nothing, vtpm=True, encrypt_home=True),
+        SECURE_BOOT: replace(nothing, secure_boot=True),
+        VBS: replace(nothing, vbs=True),
+    }
+    return {
+        control: tuple(one for one in plan_creation(blank, desired, hardware="").refusals if one.code not in anyway)
+        for control, desired in tried.items()
+    }
 
 
 def creation_effects(made: Plan, *, host: str, key_provider: str) -> tuple[Effect, ...]:

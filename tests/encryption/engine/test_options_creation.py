@@ -11,6 +11,7 @@ from encryption.engine.options import (
     VmHardware,
     Vmotion,
     creation_effects,
+    creation_obstacles,
     plan_creation,
 )
 from tests.encryption.engine.test_options import PLAIN, codes, disk, kinds
@@ -76,3 +77,21 @@ def test_nothing_to_encrypt() -> None:
     assert not plan_creation(bios, DesiredVm(True, frozenset({"vda"})), hardware="").refusals
     plain = plan_creation(bios, DesiredVm(False, frozenset()), hardware="")
     assert kinds(plain) == [StepKind.MAKE_DISK, StepKind.MAKE_DISK, StepKind.DEFINE] and not plain.refusals
+
+
+def test_controls_that_cannot_be_used() -> None:
+    def codes_of(**values: object) -> dict[str, set[str]]:
+        blank = replace(BLANK, disks=(), **values)  # type: ignore[arg-type]
+        found = creation_obstacles(blank, key_provider=KeyProvider.CONNECTED)
+        assert all(one.text and one.hint for reasons in found.values() for one in reasons)
+        return {name: {one.code for one in reasons} for name, reasons in found.items()}
+
+    assert codes_of() == {"vtpm": set(), "secure_boot": set(), "vbs": set()}
+    bios = {"vtpm": {"vtpm_needs_uefi"}, "secure_boot": {"secure_boot_needs_uefi"}, "vbs": {"secure_boot_needs_uefi"}}
+    assert codes_of(firmware="bios") == bios
+    assert codes_of(firmware="bios", host=HostAbilities()) == bios, "whatever the host can"
+    assert codes_of(host=HostAbilities()) == {"vtpm": set(), "secure_boot": set(), "vbs": set()}, "not known: tried"
+    unable = codes_of(host=UNABLE)
+    assert "vtpm_not_on_host" in unable["vtpm"] and "secure_boot_not_on_host" in unable["secure_boot"] & unable["vbs"]
+    alone = creation_obstacles(BLANK, key_provider=KeyProvider.NONE)
+    assert [one.code for one in alone["vtpm"]] == ["no_key_provider"] and not alone["secure_boot"]
