@@ -96,8 +96,8 @@ def acknowledge_alarm(*, alarm_id: UUID, actor: Actor) -> Alarm:
     if alarm.acknowledged_at is None:
         alarm.acknowledged_at, alarm.acknowledged_by = timezone.now(), actor.username
         alarm.save(update_fields=["acknowledged_at", "acknowledged_by"])
-        events.record_about(
-            alarm.target_kind, alarm.target_id, alarm.target_name,
-            "alarm.acknowledged", f"Acknowledged: {alarm.message}", actor=actor, alarm=alarm.kind,
+        subject = events.Subject(alarm.target_kind, alarm.target_id, alarm.target_name)
+        events.record(
+            "alarm.acknowledged", f"Acknowledged: {alarm.message}", target=subject, actor=actor, alarm=alarm.kind
         )  # fmt: skip
     return alarm

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
@@ -40,13 +41,20 @@ def kind_of(target: Model) -> TargetKind:
     return _KINDS[type(target)]
 
 
-def about(target: Model | None) -> tuple[TargetKind, UUID | None, str]:
-    """Kind, id and name of what an event is about, for `record_about`; the console's where the object's own kind is not
-    one that events know."""
-    kind = _KINDS.get(type(target)) if target is not None else None
-    if target is None or kind is None:
-        return TargetKind.CONSOLE, None, "Bartizan" if target is None else str(target)[:255]
-    return kind, target.pk, str(target)[:255]
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What an event is about, where the object itself is not at hand: it is gone, or an alarm's or a job's."""
+
+    kind: str
+    id: UUID | None
+    name: str
+
+
+def about(target: Model | None) -> Subject:
+    """The console where the object's own kind is not one that events know."""
+    if target is not None and type(target) not in _KINDS:
+        return Subject(TargetKind.CONSOLE, None, str(target)[:255])
+    return _subject(target)
 
 
 _ADDRESS: Final[ContextVar[str]] = ContextVar("source address", default="")
@@ -79,7 +87,7 @@ def record(
     kind: str,
     message: str,
     *,
-    target: Model | None,
+    target: Model | Subject | None,
     actor: Actor | str,
     severity: Severity = Severity.INFO,
     outcome: Outcome | None = None,
@@ -93,36 +101,9 @@ def record(
     and `plan_digest` its plan. `target` None: the console itself. `outcome` left out: failure for what has a code or is
     an error.
     """
-    return record_about(
-        kind_of(target) if target is not None else TargetKind.CONSOLE,
-        target.pk if target is not None else None,
-        str(target) if target is not None else "Bartizan",
-        kind,
-        message,
-        actor=actor,
-        severity=severity,
-        outcome=outcome,
-        job=job,
-        **data,
-    )
-
-
-def draft(
-    kind: str,
-    message: str,
-    *,
-    target: Model,
-    actor: Actor | str,
-    severity: Severity = Severity.INFO,
-    outcome: Outcome | None = None,
-    job: Job | None = None,
-    **data: str | int | bool | list[str] | None,
-) -> Event:
-    """What `record` would write, to be written with others in one INSERT."""
-    return drafted(
-        kind_of(target), target.pk, str(target), kind, message, actor=actor, severity=severity, outcome=outcome,
-        job=job, data=data,
-    )  # fmt: skip
+    event = draft(kind, message, target=target, actor=actor, data=data, severity=severity, outcome=outcome, job=job)
+    event.save(force_insert=True)
+    return event
 
 
 def record_once(
@@ -140,50 +121,19 @@ def record_once(
         record(kind, message, target=target, actor=job.actor, severity=severity, outcome=outcome, job=job, **data)
 
 
-def record_about(
-    target_kind: str,
-    target_id: UUID | None,
-    target_name: str,
+def draft(
     kind: str,
     message: str,
     *,
-    actor: Actor | str,
-    severity: Severity = Severity.INFO,
-    outcome: Outcome | None = None,
-    job: Job | None = None,
-    **data: str | int | bool | list[str] | None,
-) -> Event:
-    """As `record`, about an object of which only kind, id and name are at hand (an alarm's, a job's)."""
-    event = drafted(
-        target_kind,
-        target_id,
-        target_name,
-        kind,
-        message,
-        actor=actor,
-        severity=severity,
-        outcome=outcome,
-        job=job,
-        data=data,
-    )
-    event.save(force_insert=True)
-    return event
-
-
-def drafted(
-    target_kind: str,
-    target_id: UUID | None,
-    target_name: str,
-    kind: str,
-    message: str,
-    *,
+    target: Model | Subject | None,
     actor: Actor | str,
     data: Mapping[str, Any],
     severity: Severity = Severity.INFO,
     outcome: Outcome | None = None,
     job: Job | None = None,
 ) -> Event:
-    """The row of an event, not written yet: for many at once."""
+    """What `record` would write, not written yet: for many in one INSERT."""
+    subject = target if isinstance(target, Subject) else _subject(target)
     name = actor if isinstance(actor, str) else actor.username
     address = ""
     if name != SYSTEM.username:
@@ -194,9 +144,9 @@ def drafted(
         severity=severity,
         outcome=outcome or _outcome(severity, data),
         reason=str(data.get("code") or data.get("reason") or "")[:200],
-        target_kind=target_kind,
-        target_id=target_id,
-        target_name=target_name,
+        target_kind=subject.kind,
+        target_id=subject.id,
+        target_name=subject.name,
         actor=name,
         source_address=address,
         message=message[:1000],
@@ -204,6 +154,12 @@ def drafted(
         job=job,
         plan_digest=str(data.get("plan_digest") or _approved_plan(job)),
     )
+
+
+def _subject(target: Model | None) -> Subject:
+    if target is None:
+        return Subject(TargetKind.CONSOLE, None, "Bartizan")
+    return Subject(kind_of(target), target.pk, str(target)[:255])
 
 
 def _outcome(severity: Severity, data: Mapping[str, Any]) -> Outcome:

@@ -314,8 +314,8 @@ def _record_end(
 ) -> None:
     """`actor` empty: whoever started the job. `code`: why it ended so."""
     data = {"job": str(job.pk), "kind": job.kind} | ({"code": code} if code else {})
-    events.drafted(
-        job.target_kind, job.target_id, job.target_name, kind, message,
+    events.draft(
+        kind, message, target=events.Subject(job.target_kind, job.target_id, job.target_name),
         actor=actor or job.actor, severity=severity, outcome=outcome, job=job, data=data,
     ).save(force_insert=True)  # fmt: skip
 

@@ -9,7 +9,7 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parents[1]
 APPS: Final = ("console", "inventory", "encryption", "attestation")
 # Functions of events.py, and the place of the kind among their arguments.
-RECORDERS: Final = {"record": 0, "draft": 0, "record_once": 0, "record_about": 3, "drafted": 3}
+RECORDERS: Final = {"record": 0, "draft": 0, "record_once": 0}
 # Functions of one file that pass a kind on: looked at where they are called.
 PASSING_ON: Final[Mapping[str, Mapping[str, int]]] = {
     "encryption/services/disk_jobs.py": {"_settle": 5},

@@ -80,9 +80,10 @@ def run_delete_bundle(job: Job, progress: Progress) -> None:
         raise Unavailable("exchange_error", str(exc), hint="look at the exchange folder") from exc
     with transaction.atomic():
         if Bundle.objects.filter(pk=job.target_id).delete()[0]:
-            events.record_about(
-                TargetKind.BUNDLE, job.target_id, job.target_name, "bundle.deleted",
-                f"Exported VM {job.target_name} deleted", actor=job.actor, job=job, severity=Severity.WARNING,
+            events.record(
+                "bundle.deleted", f"Exported VM {job.target_name} deleted",
+                target=events.Subject(TargetKind.BUNDLE, job.target_id, job.target_name), actor=job.actor, job=job,
+                severity=Severity.WARNING,
             )  # fmt: skip
 
 

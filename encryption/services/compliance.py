@@ -136,9 +136,9 @@ def run_check(job: Job, progress: Progress) -> None:
         tally.count(vm, state)
         progress.advance(done)
     if not _is_vm(job):
-        events.record_about(
-            job.target_kind, job.target_id, job.target_name, "compliance.checked",
-            f"Compliance of the VMs of {job.target_name} checked: {tally.told}", actor=job.actor, job=job,
+        events.record(
+            "compliance.checked", f"Compliance of the VMs of {job.target_name} checked: {tally.told}",
+            target=events.Subject(job.target_kind, job.target_id, job.target_name), actor=job.actor, job=job,
             compliant=tally.compliant, noncompliant=tally.noncompliant, unknown=tally.unknown,
             severity=Severity.WARNING if tally.noncompliant else Severity.INFO,
         )  # fmt: skip

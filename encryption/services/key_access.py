@@ -299,7 +299,7 @@ def created_event(key: Key, vm: VirtualMachine, job: Job, about: VirtualMachine 
     """The row of that event, not written yet."""
     return events.draft(
         "key.created", f"Key {key} created at {key.cluster} for {vm}", target=about or vm, actor=job.actor, job=job,
-        key_id=key.key_id, kms=key.cluster.name,
+        data={"key_id": key.key_id, "kms": key.cluster.name},
     )  # fmt: skip
 
 

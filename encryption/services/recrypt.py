@@ -158,8 +158,8 @@ def take_over(made: Sequence[NewKey], cluster: KmsCluster, job: Job) -> list[Key
         because = f": {one.reason}" if one.reason else ""
         recrypted = events.draft(
             "vm.recrypted", f"{vm} has the new key {key} instead of {one.keyed.key}{because}", target=vm,
-            actor=job.actor, job=job, key_id=key.key_id, old_key_id=one.keyed.key.key_id, secrets=secrets,
-            reason=one.reason,
+            actor=job.actor, job=job,
+            data={"key_id": key.key_id, "old_key_id": one.keyed.key.key_id, "secrets": secrets, "reason": one.reason},
         )  # fmt: skip
         told.append(recrypted)
     securities = VmSecurity.objects.filter(pk__in=[one.keyed.security.pk for one in made])

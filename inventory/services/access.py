@@ -26,13 +26,13 @@ class AccountChange(StrEnum):
 
 def record_refusals(refusals: Iterable[Refusal], *, method: str, path: str) -> None:
     """One event for each different right that `authorize` refused to a request."""
-    different = {(*events.about(one.target), one.actor or NOBODY, one.action): one for one in refusals}
-    for (kind, target_id, name, actor, action), refusal in different.items():
-        if _is_told("access.denied", actor, target_id=target_id, target_name=name, reason=action):
+    different = {(events.about(one.target), one.actor or NOBODY, one.action): one for one in refusals}
+    for (subject, actor, action), refusal in different.items():
+        if _is_told("access.denied", actor, target_id=subject.id, target_name=subject.name, reason=action):
             continue
-        what = "" if refusal.target is None else f" on {name}"
-        events.record_about(
-            kind, target_id, name, "access.denied", f"{actor} may not {action}{what}", actor=actor,
+        what = "" if refusal.target is None else f" on {subject.name}"
+        events.record(
+            "access.denied", f"{actor} may not {action}{what}", target=subject, actor=actor,
             severity=Severity.WARNING, outcome=Outcome.DENIED, reason=action, method=method[:10], path=path[:200],
         )  # fmt: skip
 

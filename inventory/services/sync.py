@@ -352,9 +352,9 @@ def _event(
     severity: Severity = Severity.INFO,
     job: Job | None = None,
 ) -> Event:
-    return events.drafted(
-        TargetKind.VIRTUAL_MACHINE, vm_id, name, kind, message, actor=SYSTEM if job is None else job.actor,
-        severity=severity, job=job, data=data,
+    return events.draft(
+        kind, message, target=events.Subject(TargetKind.VIRTUAL_MACHINE, vm_id, name),
+        actor=SYSTEM if job is None else job.actor, severity=severity, job=job, data=data,
     )  # fmt: skip
 
 
