@@ -112,3 +112,39 @@ def test_disk_that_is_not_all_in_its_image(admin: Client, make_world: MakeWorld,
     images._backing(world.folder / "vda.qcow2")
     url = reverse("encryption:vm-clone", args=[world.vm.pk])
     assert refused(admin, world, url, {"name": "copy"}) == "disk_has_backing_file"
+
+
+def test_disk_of_that_name_that_came_meanwhile(
+    admin: Client, make_world: MakeWorld, keys: MemoryKeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(RAW)
+    world.hypervisor.pools = [replace(world.hypervisor.pools[0], path=str(world.folder))]
+    sync.sync_host(world.host, world.hypervisor)
+    create, other = (
+        world.hypervisor.create_file,
+        "<disk type='file' device='cdrom'><target dev='vdb' bus='virtio'/></disk>",
+    )
+
+    def adds(path: str, *, size: int, head: bytes = b"", like: str = "") -> None:
+        create(path, size=size, head=head, like=like)
+        xml = world.hypervisor.xml[world.uuid]
+        world.hypervisor.xml[world.uuid] = xml.replace("</devices>", f"{other}</devices>")
+
+    monkeypatch.setattr(world.hypervisor, "create_file", adds)
+    form = {
+        "size_gib": "0.001", "image_format": "raw", "datastore": str(world.host.datastores.get().pk),
+        "policy": str(StoragePolicy.objects.get(is_builtin=True, encrypts=False).pk),
+    }  # fmt: skip
+    before = sorted(world.folder.iterdir())
+    assert refused(admin, world, reverse("encryption:add-disk", args=[world.vm.pk]), form) == "disk_exists"
+    assert sorted(world.folder.iterdir()) == before
+
+
+def test_variables_that_are_in_no_file(admin: Client, make_world: MakeWorld, keys: MemoryKeyServer) -> None:
+    world = make_world(Shape((), tpm=False))
+    xml = world.hypervisor.xml[world.uuid]
+    begin, end = xml.index("<nvram>"), xml.index("</nvram>")
+    device = "<nvram type='network'><source protocol='iscsi' name='iqn.2026-11.example:vars'/>"
+    world.hypervisor.xml[world.uuid] = xml[:begin] + device + xml[end:]
+    url = reverse("encryption:vm-clone", args=[world.vm.pk])
+    assert refused(admin, world, url, {"name": "copy"}) == "nvram_not_copyable"
