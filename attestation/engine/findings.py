@@ -32,7 +32,6 @@ class FindingCode(StrEnum):
     """The reasons that a report, an alarm, the API and the command line name. Codes are never renamed."""
 
     # the quote, and the key that signed it
-    QUOTE_MISSING = "quote_missing"
     QUOTE_MALFORMED = "quote_malformed"
     NONCE_MISMATCH = "nonce_mismatch"
     BAD_SIGNATURE = "bad_signature"
@@ -40,11 +39,9 @@ class FindingCode(StrEnum):
     KEY_UNRESTRICTED = "key_unrestricted"
     BANK_INACTIVE = "bank_inactive"
     PCR_MISMATCH = "pcr_mismatch"
-    TRANSPORT_KEY_MISMATCH = "transport_key_mismatch"
     # the TPM behind the key
     AK_NOT_ACTIVATED = "ak_not_activated"
     EK_UNTRUSTED = "ek_untrusted"
-    TPM_CHANGED = "tpm_changed"
     CLOCK_WENT_BACK = "clock_went_back"
     CLOCK_UNSAFE = "clock_unsafe"
     HOST_REBOOTED = "host_rebooted"
@@ -68,7 +65,6 @@ class FindingCode(StrEnum):
     IMA_DOES_NOT_REPLAY = "ima_does_not_replay"
     UNAPPROVED_FILE = "unapproved_file"
     # the evidence as a whole
-    EVIDENCE_STALE = "evidence_stale"
     NOT_PROVEN = "not_proven"
 
 

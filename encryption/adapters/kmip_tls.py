@@ -101,11 +101,6 @@ class Channel:
             plain.close()
             raise _named(address, exc) from exc
 
-    @property
-    def peer_version(self) -> str:
-        """The TLS version in use, such as "TLSv1.3"."""
-        return self._connection.version() or ""
-
     def is_stale(self) -> bool:
         """Whether this idle connection is no longer good for a request: closed by the server, or made before
         a fork.

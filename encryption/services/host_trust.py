@@ -11,7 +11,7 @@ from uuid import UUID
 from django.db import transaction
 
 from attestation.services import gate
-from encryption.models import LockCause, VmSecurity, WrappedSecret
+from encryption.models import LockCause, WrappedSecret
 from encryption.services import messages, unlock
 from inventory import events
 from inventory.authorize import SYSTEM
@@ -81,8 +81,3 @@ def withdraw_from_host(host_id: str) -> int:
         events.record("key.withdrawn", f"{removed} keys taken back from {host}, which is not trusted any more",
                       target=host, actor=SYSTEM, secrets=removed)  # fmt: skip
     return removed
-
-
-def released_to(vm: VirtualMachine) -> VmSecurity | None:
-    """The VM's row with the host that got its keys last, and by which verdict; None where none did."""
-    return VmSecurity.objects.filter(virtual_machine=vm, released_at__isnull=False).first()

@@ -32,7 +32,6 @@ USE_CLIENT_CERTIFICATE: Final = jobs.register(
 )
 METHODS: Final = ("console_ca", "self_signed")
 PINS: Final = ("certificate", "issuer")
-DOWNLOADS: Final = ("console-ca", "client-certificate", "next-client-certificate")
 
 
 @transaction.atomic

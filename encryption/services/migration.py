@@ -67,12 +67,6 @@ def _choice(vm: VirtualMachine, current: MovingVm, host: Host, probe: MigrationP
     return TargetChoice(host, probe, stores, store, migration.plan(known, _target(vm, host, store, probe)))
 
 
-def choice_of(*, vm_id: UUID, target_id: UUID, actor: Actor) -> TargetChoice | None:
-    """One of `migration_targets`; None where that host is none of them."""
-    found = migration_targets(vm_id=vm_id, actor=actor)
-    return next((one for one in found if one.host.pk == target_id), None)
-
-
 def plan_migration(*, vm_id: UUID, target_id: UUID, actor: Actor, datastore_id: UUID | None = None) -> Plan:
     """What would be done, from what is known now. Changes nothing. Raises NotFound, Invalid `datastore_unsupported`."""
     vm = vm_of(vm_id)

@@ -19,7 +19,6 @@ MIN_SALT_BYTES: Final = 16  # SP 800-132, 5.1
 MIN_ITERATIONS: Final = 1000  # SP 800-132, 5.2; enough where the passphrase is a random key
 MIN_PASSWORD_ITERATIONS: Final = 600_000  # for what a person has chosen
 MIN_RSA_BITS: Final = 3072
-CURVES: Final = frozenset({"secp256r1", "secp384r1"})
 # TLS 1.2, by OpenSSL's names: ECDHE with AES-GCM (SP 800-52 rev. 2, 3.3.1). TLS 1.0 and 1.1 are not spoken at all.
 TLS_1_2_CIPHERS: Final = "ECDHE+AESGCM"
 
@@ -49,24 +48,6 @@ def check_digest(digest: str) -> None:
 def check_key_encryption_key(n_bytes: int) -> None:
     if n_bytes != KEY_ENCRYPTION_BYTES:
         raise NotApproved(f"a key-encryption key has {KEY_ENCRYPTION_BYTES} bytes")
-
-
-def check_gcm_iv(iv: bytes) -> None:
-    if len(iv) != GCM_IV_BYTES:
-        raise NotApproved(f"an IV of AES-GCM has {GCM_IV_BYTES} bytes, not {len(iv)}")
-
-
-def check_own_key(key: object) -> None:
-    """A key pair of this console's own, either half."""
-    match key:
-        case rsa.RSAPublicKey() | rsa.RSAPrivateKey():
-            if key.key_size < MIN_RSA_BITS:
-                raise NotApproved(f"an RSA key of {key.key_size} bits is shorter than {MIN_RSA_BITS}")
-        case ec.EllipticCurvePublicKey() | ec.EllipticCurvePrivateKey():
-            if key.curve.name not in CURVES:
-                raise NotApproved(f"the curve {key.curve.name} is not among those in use: {', '.join(sorted(CURVES))}")
-        case _:
-            raise NotApproved(f"{type(key).__name__} is neither RSA nor ECDSA")
 
 
 def new_signing_key() -> ec.EllipticCurvePrivateKey:

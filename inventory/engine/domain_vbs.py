@@ -20,7 +20,6 @@ from inventory.engine.platform import NESTED, VBS_NAMESPACE
 
 _REPLACED: Final = f"{{{VBS_NAMESPACE}}}replaced"
 _PART: Final = f"{{{VBS_NAMESPACE}}}part"
-_ENCRYPTED_NVRAM: Final = "os/nvram/source/encryption"
 # Enlightenments, each with what QEMU wants to be on beside it (target/i386/kvm: hyperv_properties). Before those that
 # need them; hypervclock is a timer, which is the guest's own matter.
 _HYPERV: Final = (

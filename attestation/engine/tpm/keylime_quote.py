@@ -1,4 +1,7 @@
-"""The quote as Keylime's agents send it: `r<base64>:<base64>:<base64>`, TPMS_ATTEST, TPMT_SIGNATURE, PCR values."""
+"""The quote as Keylime's agents send it: `r<base64>:<base64>:<base64>`, TPMS_ATTEST, TPMT_SIGNATURE, PCR values.
+
+NOT read: PCR 16, to which agents bind their transport key; nothing is sent to a host under that key.
+"""
 
 import base64
 import binascii
@@ -6,16 +9,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from attestation.engine.errors import Malformed
-from attestation.engine.findings import Finding, FindingCode, Severity
-from attestation.engine.tpm.algorithms import HashAlg
 from attestation.engine.tpm.attest import UntrustedQuote, parse_quote
 from attestation.engine.tpm.pcr_values import parse_dump
 from attestation.engine.tpm.pcrs import PcrValues
-from attestation.engine.tpm.quote import VerifiedQuote
 from attestation.engine.tpm.signature import Signature, parse_signature
 
 MAX_QUOTE_TEXT = 64 * 1024
-TRANSPORT_KEY_PCR = 16
 
 
 class MalformedQuoteText(Malformed):
@@ -58,25 +57,3 @@ def from_base64(text: str) -> bytes:
         return base64.b64decode(text.encode("ascii"), validate=True)
     except (binascii.Error, UnicodeEncodeError):
         raise MalformedQuoteText("standard base64") from None
-
-
-def transport_key_findings(quote: VerifiedQuote, public_key: str, bank: HashAlg) -> tuple[Finding, ...]:
-    """Does PCR 16 of the quote bind the agent's transport key: H(0...0 | H(PEM text, exactly as it was sent))?
-
-    PCR 16 can be reset by anybody on the host; inside a quote it says that this host's TPM knew the key.
-    """
-    bound = bank.digest(bytes(bank.size) + bank.digest(public_key.encode()))
-    quoted = (quote.pcrs or {}).get(bank, {}).get(TRANSPORT_KEY_PCR)
-    if quoted == bound:
-        return ()
-    return (
-        Finding(
-            FindingCode.TRANSPORT_KEY_MISMATCH,
-            Severity.ERROR,
-            f"PCR {TRANSPORT_KEY_PCR} does not hold the transport key that the agent sent",
-            "restart the agent; if it comes again, look at what stands between console and host",
-            TRANSPORT_KEY_PCR,
-            expected=bound.hex(),
-            observed="" if quoted is None else quoted.hex(),
-        ),
-    )

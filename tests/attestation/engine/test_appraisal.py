@@ -272,7 +272,6 @@ TEXT, AFTER = ima_lines(LINES)
 FILES = ImaPolicy(
     ImaReference(allowed={path.decode(): frozenset({f"sha256:{digest.hex()}"}) for path, digest in LINES[:2]})
 )
-NOTHING_QUOTED = ("NOT_PROVEN", 0)
 
 
 def with_ima(

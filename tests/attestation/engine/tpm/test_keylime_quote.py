@@ -1,17 +1,12 @@
 import base64
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from attestation.engine.errors import Malformed
-from attestation.engine.findings import FindingCode
 from attestation.engine.tpm.algorithms import HashAlg
-from attestation.engine.tpm.keylime_quote import QuoteText, parse_quote_text, transport_key_findings
-from attestation.engine.tpm.public import parse_tpmt_public
-from attestation.engine.tpm.quote import VerifiedQuote, verify
-from tests.attestation.emulator import Emulator
+from attestation.engine.tpm.keylime_quote import QuoteText, parse_quote_text
 from tests.attestation.recorded import HOST_A, entries
 from tests.attestation.wire import dumped, quote_text
 
@@ -58,29 +53,6 @@ def test_no_text_crashes_the_parser(text: str, data: bytes) -> None:
             assert isinstance(parse_quote_text(candidate), QuoteText)
         except Malformed as exc:
             assert str(exc).startswith("malformed ")
-
-
-def quoted_after_binding(public_key: str) -> VerifiedQuote:
-    """What an agent does: extend PCR 16 with the hash of its transport key, then quote it."""
-    with Emulator() as tpm:
-        tpm.extend(16, HashAlg.SHA256, HashAlg.SHA256.digest(public_key.encode()))
-        ak = tpm.create_primary(AK)
-        attest, signature = tpm.quote(ak, b"nonce", bytes.fromhex("00000001 000b 03 000001"))
-    value = HashAlg.SHA256.digest(bytes(32) + HashAlg.SHA256.digest(public_key.encode()))
-    parts = parse_quote_text(quote_text(attest, signature, {HashAlg.SHA256: {16: value}}))
-    check = verify(parts.quote, parts.signature, parse_tpmt_public(ak.public), nonce=b"nonce", values=parts.values)
-    assert check.quote is not None and check.findings == ()
-    return check.quote
-
-
-def test_pcr_16_binds_the_transport_key() -> None:
-    quote = quoted_after_binding(PEM)
-    assert transport_key_findings(quote, PEM, HashAlg.SHA256) == ()
-    for wrong, bank in [(PEM.rstrip("\n"), HashAlg.SHA256), (PEM, HashAlg.SHA384), ("", HashAlg.SHA256)]:
-        (finding,) = transport_key_findings(quote, wrong, bank)
-        assert finding.code is FindingCode.TRANSPORT_KEY_MISMATCH and finding.pcr == 16
-    unproven = replace(quote, pcrs=None)
-    assert transport_key_findings(unproven, PEM, HashAlg.SHA256) != ()
 
 
 def test_the_dump_may_hold_more_than_the_quote() -> None:
