@@ -205,7 +205,8 @@ def _settle_claims(
     """Rows of other hosts that belong here now, because their VM has moved.
 
     A VM that another host reports too is another VM with the same UUID (a copied definition), unless it is only
-    arriving here (a transient domain while a migration runs): then its facts wait for the end of the migration.
+    arriving here (a transient domain while a migration runs): then its facts wait for the end of the migration; or a
+    host that has answered has lost it: then it has come from there, and the other host's is the copy.
     """
     unknown = {fact.uuid: fact for fact in facts}
     for uuid in known:
@@ -222,38 +223,40 @@ def _settle_claims(
             claims[uuid].append((row_id, owner_id, is_present, changed_at))
     if not claims:
         return facts, {}
-    still_there = _ask_others(
+    told = _ask_others(
         {(owner, uuid) for uuid, found in claims.items() for _, owner, present, _ in found if present}
     )
     free: list[UUID] = []
     waiting: set[UUID] = set()
     for uuid, found in claims.items():
-        if any((owner, uuid) in still_there for _, owner, present, _ in found if present):
-            if not unknown[uuid].is_persistent:
-                waiting.add(uuid)
-            continue
+        present = [row for row in found if row[2]]
+        if any(told.get((row[1], uuid)) for row in present):
+            found = [row for row in present if told.get((row[1], uuid)) is False]
+            if not found:
+                if not unknown[uuid].is_persistent:
+                    waiting.add(uuid)
+                continue
         # Of several rows the one that was there last; one that is present comes before those that are long gone.
         free.append(max(found, key=lambda row: (row[2], row[3]))[0])
     elsewhere = {vm.uuid: vm for vm in vm_rows.load(VirtualMachine.objects.filter(pk__in=free))}
     return [fact for fact in facts if fact.uuid not in waiting], elsewhere
 
 
-def _ask_others(claims: set[tuple[UUID, UUID]]) -> set[tuple[UUID, UUID]]:
-    """Which of (host id, VM uuid) those hosts still have. A host that does not answer has lost its claim: its VMs may
-    have been started elsewhere because it is dead."""
+def _ask_others(claims: set[tuple[UUID, UUID]]) -> dict[tuple[UUID, UUID], bool]:
+    """By (host id, VM uuid), whether those hosts still have it. A host that does not answer is left out, and has lost
+    its claim: its VMs may have been started elsewhere because it is dead."""
     by_host: dict[UUID, list[UUID]] = defaultdict(list)
     for host_id, uuid in claims:
         by_host[host_id].append(uuid)
-    still_there: set[tuple[UUID, UUID]] = set()
+    told: dict[tuple[UUID, UUID], bool] = {}
     for other in Host.objects.filter(pk__in=by_host):
         try:
             with connections.open_host(other) as hypervisor:
                 for uuid in by_host[other.pk]:
-                    if _has(hypervisor, uuid):
-                        still_there.add((other.pk, uuid))
+                    told[other.pk, uuid] = _has(hypervisor, uuid)
         except ServiceError as exc:
             log.info("%s cannot be asked about moved virtual machines: %s", other, exc.code)
-    return still_there
+    return told
 
 
 def _has(hypervisor: Hypervisor, uuid: UUID) -> bool:

@@ -349,3 +349,21 @@ def test_files_at_the_target_go_where_it_fails(pair: Pair, power: Power, host: s
     assert (job.status, job.error_code) == (JobStatus.FAILED, "migration_failed"), job.message
     assert pair.is_only_on("kvm-a") and pair.b.files == {} and list(pair.a.files) == ["/images/vda.img"]
     assert Event.objects.get(kind="vm.migration_failed").data["code"] == "migration_failed"
+
+
+def test_a_copied_definition_on_a_third_host_does_not_keep_the_row(pair: Pair, site: FakeSite) -> None:
+    third = site.add("qemu+tls://kvm-c/system")
+    host = Host.objects.create(
+        cluster=pair.hosts[0].cluster, name="kvm-c", uri="qemu+tls://kvm-c/system", state="connected"
+    )
+    third.add(replace(pair.a.vms[pair.uuid], power=Power.OFF))
+    sync.sync_host(host, third)
+    moved = VirtualMachine.objects.get(host=pair.hosts[0])
+    job = migration.migrate_vm(vm_id=moved.pk, target_id=pair.hosts[1].pk, actor=pair.actor)
+    jobs.run(str(job.pk), migration_run.run_migrate_vm)
+    job.refresh_from_db()
+    assert job.status == JobStatus.SUCCEEDED, job.message
+    moved.refresh_from_db()
+    assert moved.host == pair.hosts[1] and moved.is_present
+    assert VirtualMachine.objects.filter(host=host, is_present=True).count() == 1
+    assert VirtualMachine.objects.count() == 2
