@@ -223,9 +223,7 @@ def _settle_claims(
             claims[uuid].append((row_id, owner_id, is_present, changed_at))
     if not claims:
         return facts, {}
-    told = _ask_others(
-        {(owner, uuid) for uuid, found in claims.items() for _, owner, present, _ in found if present}
-    )
+    told = _ask_others({(owner, uuid) for uuid, found in claims.items() for _, owner, present, _ in found if present})
     free: list[UUID] = []
     waiting: set[UUID] = set()
     for uuid, found in claims.items():
