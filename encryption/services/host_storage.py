@@ -35,7 +35,7 @@ from encryption.services.change import Change
 from encryption.services.host_file import HostFile
 from encryption.services.offline import refuse_qcow2, set_size
 from encryption.services.release import open_secrets, pass_gates
-from inventory.errors import Conflict
+from inventory.errors import Conflict, Unavailable
 from inventory.services.connections import HostImage, Hypervisor, ImageKey, OperationRefused
 from inventory.services.definitions import (
     metadata,
@@ -243,6 +243,12 @@ def _convert(change: Change, part: _Part) -> str:
         _verify(change, part)
     except (ImageError, luks.LuksError, SwtpmFailed) as exc:
         raise Conflict("conversion_failed", f"{row}: {exc}", hint="the original is untouched") from exc
+    except OSError as exc:  # the host's errors are HypervisorError: this is where small parts are converted
+        raise Unavailable(
+            "worker_memory_error",
+            f"{row}: the worker cannot hold it in memory: {exc.strerror}",
+            hint="see whether the memory or /dev/shm of the worker's machine is full, then apply again",
+        ) from exc
     change.progress.checkpoint(host_copies={**done, str(row.secret_uuid): state})
     return state
 

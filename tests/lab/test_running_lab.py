@@ -153,46 +153,6 @@ def test_tls_listener_takes_clients_of_the_labs_ca_only(running: RunningLab, tmp
         libvirt.open(b.peer_uri(tmp_path) + "&no_sanity=1")
 
 
-def test_running_guest_migrates_peer_to_peer_under_tls_and_back(running: RunningLab) -> None:
-    before = int(ready(running, "bios-01").ask("heartbeat"))
-    a, b = running.lab.hosts
-    move(running.lab, "bios-01", a, b)
-    try:
-        client = running.guest("bios-01")
-        assert int(client.ask("heartbeat")) >= before
-        assert_planted(client, "bios-01")
-    finally:
-        move(running.lab, "bios-01", b, a)
-    assert_planted(running.guest("bios-01"), "bios-01")
-
-
-def move(lab: Lab, name: str, source: layout.HostLayout, target: layout.HostLayout) -> None:
-    """Live migration with the disks; every path of the one host is rewritten to the other's."""
-    old, new = source.datastore / name, target.datastore / name
-    lab.user.folder(new)
-    for disk in data_disks(name):
-        path = new / disk.file_name
-        path.unlink(missing_ok=True)
-        subprocess.run(["qemu-img", "create", "-q", "-f", disk.format, str(path), "64M"], check=True)
-        path.chmod(0o600)
-        lab.user.own(path)
-    with guests.connected(source) as connection:
-        domain = connection.lookupByName(name)
-        xml = {}
-        for parameter, flags in (
-            (libvirt.VIR_MIGRATE_PARAM_DEST_XML, libvirt.VIR_DOMAIN_XML_MIGRATABLE),
-            (
-                libvirt.VIR_MIGRATE_PARAM_PERSIST_XML,
-                libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_INACTIVE,
-            ),
-        ):
-            xml[parameter] = domain.XMLDesc(flags).replace(f"{old}/", f"{new}/")
-        flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER | libvirt.VIR_MIGRATE_TLS
-        flags |= libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
-        flags |= libvirt.VIR_MIGRATE_NON_SHARED_DISK
-        domain.migrateToURI3(target.peer_uri(source.pki), xml, flags)
-
-
 def test_a_second_start_is_refused_while_the_lab_runs(running: RunningLab) -> None:
     with pytest.raises(LabError, match="runs already"), RunningLab(running.lab.state, cache=CACHE):
         pass

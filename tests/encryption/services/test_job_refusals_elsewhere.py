@@ -1,5 +1,6 @@
 """As test_job_refusals: of VMs that run, of hosts whose files no worker reaches, and of files that others have."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -70,6 +71,19 @@ def test_disk_that_the_host_cannot_copy(
     monkeypatch.setattr(host_storage, "IN_MEMORY_BYTES", 0)
     world = make_world(FAR)
     assert refused(admin, world, *encrypt(world)) == "disk_size_odd"
+
+
+def test_part_that_the_workers_memory_does_not_hold(
+    admin: Client, make_world: MakeWorld, keys: MemoryKeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(name: str, flags: int) -> int:
+        raise OSError(12, "Cannot allocate memory")
+
+    world = make_world(FAR)
+    before = world.files()
+    monkeypatch.setattr(os, "memfd_create", full)
+    assert refused(admin, world, *encrypt(world)) == "worker_memory_error"
+    assert world.files() == before
 
 
 def test_qcow2_that_no_worker_can_make(admin: Client, make_world: MakeWorld, keys: MemoryKeyServer) -> None:
