@@ -26,7 +26,7 @@ from encryption.services.key_providers import ask_check
 from encryption.services.key_trust import upload_context
 from encryption.services.keys import ENDED
 from encryption.services.kms_state import service_error
-from encryption.services.sealed_uploads import open_upload
+from encryption.services.sealed_uploads import open_client_identity
 from inventory import events
 from inventory.engine import crypto_policy
 from inventory.errors import Conflict, ServiceError
@@ -88,11 +88,9 @@ def take_client_key(job: Job, progress: Progress) -> None:
     if upload is None:
         raise Conflict("upload_gone", f"the client key uploaded for {cluster} is gone", hint="upload it again")
     try:
-        key = open_upload(
-            bytes(upload.sealed), context=upload_context(cluster), what=f"the client key uploaded for {cluster}"
+        chain, key = open_client_identity(
+            upload.certificate_pem, bytes(upload.sealed), context=upload_context(cluster), owner=cluster
         )
-        chain = certificates.given(upload.certificate_pem)
-        key = certificates.given_key(key.reveal().decode("ascii"), chain[0])
     except ServiceError:
         upload.delete()
         raise

@@ -9,12 +9,11 @@ from typing import Final
 from uuid import UUID
 
 from django.db import transaction
-from django.utils import timezone
 
 from encryption.models import ClientKeyUpload, KmsCluster, KmsServer
 from encryption.services import certificates, messages
 from encryption.services.key_providers import MANAGE, ask_check, cluster, server
-from encryption.services.sealed_uploads import seal_to_workers
+from encryption.services.sealed_uploads import seal_client_identity
 from inventory import events, jobs
 from inventory.authorize import Actor, authorize
 from inventory.errors import Conflict, Invalid, NotFound
@@ -143,10 +142,7 @@ def upload_client_key(*, cluster_id: UUID, certificate_pem: str, private_key_pem
     """
     authorize(actor, MANAGE)
     owner = cluster(cluster_id, actor=actor)
-    chain = certificates.given(certificate_pem)
-    secret = certificates.given_key(private_key_pem, chain[0])
-    _refuse_expired(chain[0].not_valid_after_utc <= timezone.now(), certificates.subject(chain[0]))
-    sealed = seal_to_workers(secret, context=upload_context(owner))
+    chain, sealed = seal_client_identity(certificate_pem, private_key_pem, context=upload_context(owner))
     job = jobs.start(TAKE_CLIENT_KEY, target=owner, actor=actor)
     ClientKeyUpload.objects.update_or_create(
         cluster=owner, defaults={"certificate_pem": certificates.text_of(chain), "sealed": sealed}
@@ -180,10 +176,3 @@ def download(*, cluster_id: UUID, what: str, actor: Actor) -> str:
     if not texts.get(what):
         raise NotFound("certificate_not_found", f"{found} has no such certificate", hint="make it first")
     return texts[what]
-
-
-def _refuse_expired(expired: bool, subject: str) -> None:
-    if expired:
-        raise Invalid(
-            "client_certificate_expired", f"the certificate {subject} has expired", hint="have another one issued"
-        )

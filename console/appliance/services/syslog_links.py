@@ -15,7 +15,7 @@ from encryption.engine import keywrap
 from encryption.engine.secret import Secret
 from encryption.services import certificates
 from encryption.services.key_access import console_key
-from encryption.services.sealed_uploads import open_upload
+from encryption.services.sealed_uploads import open_client_identity
 from inventory import events
 from inventory.errors import Conflict, NotFound, ServiceError, Unavailable, Untrusted
 from inventory.jobs import Progress
@@ -68,11 +68,9 @@ def take_client_key(job: Job, progress: Progress) -> None:
     if not row.uploaded_certificate_pem:
         raise Conflict("upload_gone", f"the client key uploaded for {row} is gone", hint="upload it again")
     try:
-        key = open_upload(
-            bytes(row.uploaded_key_sealed), context=upload_context(row), what=f"the client key uploaded for {row}"
+        chain, key = open_client_identity(
+            row.uploaded_certificate_pem, bytes(row.uploaded_key_sealed), context=upload_context(row), owner=row
         )
-        chain = certificates.given(row.uploaded_certificate_pem)
-        key = certificates.given_key(key.reveal().decode("ascii"), chain[0])
     except ServiceError:
         _uploads(row).update(uploaded_certificate_pem="", uploaded_key_sealed=b"")
         raise

@@ -15,7 +15,7 @@ from django.utils import timezone
 from console.models import SyslogTarget
 from encryption.services import certificates
 from encryption.services.certificates import CertificateFacts
-from encryption.services.sealed_uploads import seal_to_workers
+from encryption.services.sealed_uploads import seal_client_identity
 from inventory import events, jobs
 from inventory.alarms import clear_alarm, drop_alarms
 from inventory.authorize import VIEW_ALL, Actor, authorize
@@ -190,14 +190,7 @@ def upload_client_key(*, target_id: UUID, certificate_pem: str, private_key_pem:
         raise Conflict(
             "syslog_target_without_tls", f"{owner} has no use for a client certificate", hint="edit it to use TLS first"
         )
-    chain = certificates.given(certificate_pem)
-    secret = certificates.given_key(private_key_pem, chain[0])
-    if chain[0].not_valid_after_utc <= timezone.now():
-        raise Invalid(
-            "client_certificate_expired", f"the certificate {certificates.subject(chain[0])} has expired",
-            hint="have another one issued",
-        )  # fmt: skip
-    sealed = seal_to_workers(secret, context=upload_context(owner))
+    chain, sealed = seal_client_identity(certificate_pem, private_key_pem, context=upload_context(owner))
     job = jobs.start(TAKE_CLIENT_KEY, target=owner, actor=actor)
     SyslogTarget.objects.filter(pk=owner.pk).update(
         uploaded_certificate_pem=certificates.text_of(chain), uploaded_key_sealed=sealed
