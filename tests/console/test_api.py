@@ -421,6 +421,14 @@ class TestTokenRoutes:
         answer = client.post(f"{ROOT}/api-tokens", {"name": "x", "days": days}, content_type="application/json")
         assert (answer.status_code, answer.json()["code"]) == (422, "days_invalid")
 
+    def test_too_many(self, alice: User, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(api_tokens, "MOST_TOKENS", 0)
+        client.force_login(alice)
+        answer = client.post(f"{ROOT}/api-tokens", {"name": "x", "days": 7}, content_type="application/json")
+        assert (answer.status_code, answer.json()["code"]) == (409, "too_many_tokens")
+        assert client.post(reverse("add-api-token"), {"name": "x", "days": "30"}).status_code == 409
+        assert not ApiToken.objects.exists()
+
 
 class TestCommand:
     def test_it_prints_the_token(self, charlie: User, capsys: pytest.CaptureFixture[str]) -> None:
@@ -428,9 +436,11 @@ class TestCommand:
         made = capsys.readouterr().out.strip()
         assert Caller(made).get("/me").body["username"] == "charlie"
 
-    @pytest.mark.parametrize("username", ["nobody", "charlie"])
-    def test_it_refuses_who_is_not_there_or_may_not_log_in(self, charlie: User, username: str) -> None:
+    @pytest.mark.parametrize(
+        ("username", "why"), [("nobody", "there is no user nobody"), ("charlie", "may not log in")]
+    )
+    def test_it_refuses_who_is_not_there_or_may_not_log_in(self, charlie: User, username: str, why: str) -> None:
         User.objects.filter(pk=charlie.pk).update(is_active=False)
-        with pytest.raises(CommandError):
+        with pytest.raises(CommandError, match=why):
             call_command("create_api_token", "--username", username, "--name", "backup")
         assert not ApiToken.objects.exists()

@@ -300,10 +300,14 @@ def test_assigning_and_removing_through_the_pages(admin: Client, own: Subtree) -
     above = reverse("inventory:datacenter-permissions", args=[own.cluster.datacenter_id])
     assert "dora" not in admin.get(above).content.decode()
     assert admin.post(url, {"user": "dora", "role": "operator"}).status_code == 409
+    call = caller(User.objects.get(username="alice"))
+    again = {"user": "dora", "role": "operator", "cluster_id": str(own.cluster.pk)}
+    assert call.post("/role-assignments", again).code == "role_assigned"
     assert admin.post(reverse("remove-role", args=[row.pk])).status_code == 302
     assert not RoleAssignment.objects.exists()
     assert Event.objects.get(kind="role.removed").data["user"] == "dora"
     assert admin.post(reverse("remove-role", args=[row.pk])).status_code == 404
+    assert call("DELETE", f"/role-assignments/{row.pk}").code == "role_assignment_not_found"
 
 
 @pytest.mark.parametrize(
