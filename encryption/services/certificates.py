@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from encryption.engine import keywrap
 from encryption.engine.secret import Secret
+from inventory.engine import crypto_policy
 from inventory.engine.crypto_policy import UNSUPPORTED
 from inventory.errors import Invalid
 
@@ -93,8 +94,10 @@ def given_key(pem: str, certificate: x509.Certificate) -> Secret:
             "that text is no private key in PEM, RSA or ECDSA",
             hint="it begins with -----BEGIN PRIVATE KEY-----",
         )
-    if isinstance(found, rsa.RSAPrivateKey) and found.key_size < 2048:
-        raise Invalid("client_key_too_short", "an RSA key needs 2048 bits at least", hint="have a longer one issued")
+    try:
+        crypto_policy.check_given_key(found)
+    except crypto_policy.NotApproved as exc:
+        raise Invalid("client_key_not_approved", str(exc), hint="have another one issued") from exc
     if public_bytes(found.public_key()) != public_bytes(certificate.public_key()):
         raise Invalid(
             "certificate_of_another_key",

@@ -19,6 +19,8 @@ MIN_SALT_BYTES: Final = 16  # SP 800-132, 5.1
 MIN_ITERATIONS: Final = 1000  # SP 800-132, 5.2; enough where the passphrase is a random key
 MIN_PASSWORD_ITERATIONS: Final = 600_000  # for what a person has chosen
 MIN_RSA_BITS: Final = 3072
+MIN_GIVEN_RSA_BITS: Final = 2048  # SP 800-131A rev. 2, table 2
+GIVEN_CURVES: Final = frozenset({"secp256r1", "secp384r1", "secp521r1"})  # SP 800-186, 3.2.1
 # TLS 1.2, by OpenSSL's names: ECDHE with AES-GCM (SP 800-52 rev. 2, 3.3.1). TLS 1.0 and 1.1 are not spoken at all.
 TLS_1_2_CIPHERS: Final = "ECDHE+AESGCM"
 
@@ -48,6 +50,15 @@ def check_digest(digest: str) -> None:
 def check_key_encryption_key(n_bytes: int) -> None:
     if n_bytes != KEY_ENCRYPTION_BYTES:
         raise NotApproved(f"a key-encryption key has {KEY_ENCRYPTION_BYTES} bytes")
+
+
+def check_given_key(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> None:
+    """A key of this console's that somebody else has made and certified, and that it signs with."""
+    if isinstance(key, rsa.RSAPrivateKey):
+        if key.key_size < MIN_GIVEN_RSA_BITS:
+            raise NotApproved(f"an RSA key of {key.key_size} bits is shorter than {MIN_GIVEN_RSA_BITS}")
+    elif key.curve.name not in GIVEN_CURVES:
+        raise NotApproved(f"the curve {key.curve.name} is not among those in use: {', '.join(sorted(GIVEN_CURVES))}")
 
 
 def new_signing_key() -> ec.EllipticCurvePrivateKey:

@@ -4,7 +4,7 @@ console comes to its own. What a worker then does is tested in services/."""
 from datetime import timedelta
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from django.test import Client
 
 from encryption.models import ClientKeyUpload, KmsCluster, KmsServer, TransportKey, WrappedSecret
@@ -119,13 +119,15 @@ class TestClientIdentity:
             (LEAF, private(LEAF_KEY, b"password"), "client_key_encrypted"),
             (LEAF, private(ed25519.Ed25519PrivateKey.generate()), "client_key_invalid"),
             (LEAF, X25519_KEY, "client_key_invalid"),
-            (LEAF, private(rsa.generate_private_key(65537, 1024)), "client_key_too_short"),  # noqa: S505
+            (LEAF, private(rsa.generate_private_key(65537, 1024)), "client_key_not_approved"),  # noqa: S505
+            (LEAF, private(ec.generate_private_key(ec.SECP224R1())), "client_key_not_approved"),
             ("x", private(LEAF_KEY), "certificate_invalid"),
             (private(LEAF_KEY), private(LEAF_KEY), "private_key_given"),
             (certificate("kms", "KMS CA", LEAF_KEY, CA_KEY, until=NOW - timedelta(1)), private(LEAF_KEY),
              "client_certificate_expired"),
         ],
-        ids=["another", "no key", "no content", "password", "ed25519", "x25519", "short", "no pem", "twice", "expired"],
+        ids=["another", "no key", "no content", "password", "ed25519", "x25519", "short", "curve", "no pem", "twice",
+             "expired"],
     )  # fmt: skip
     def test_what_cannot_be_used_is_refused_and_never_shown_again(
         self, browser: Client, admin: Caller, provider: KmsCluster, cert: str, pem: str, code: str

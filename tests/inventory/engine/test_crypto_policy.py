@@ -1,6 +1,7 @@
 """One gate for algorithms and sizes, whatever computes them."""
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from inventory.engine import crypto_policy
 from inventory.engine.crypto_policy import NotApproved
@@ -24,3 +25,12 @@ def test_a_kek_has_256_bits(n_bytes: int) -> None:
     crypto_policy.check_key_encryption_key(32)
     with pytest.raises(NotApproved):
         crypto_policy.check_key_encryption_key(n_bytes)
+
+
+def test_keys_that_others_have_made() -> None:
+    for good in (ec.generate_private_key(ec.SECP384R1()), rsa.generate_private_key(65537, 2048)):
+        crypto_policy.check_given_key(good)
+    with pytest.raises(NotApproved, match="1024 bits"):
+        crypto_policy.check_given_key(rsa.generate_private_key(65537, 1024))  # noqa: S505
+    with pytest.raises(NotApproved, match="secp224r1"):
+        crypto_policy.check_given_key(ec.generate_private_key(ec.SECP224R1()))
