@@ -11,7 +11,6 @@ from uuid import UUID
 from django.db import transaction
 
 from encryption.engine.recrypt import Way
-from encryption.services import change as changes
 from encryption.services import conversion, recrypt, recrypt_ways, replacement
 from encryption.services.change import Change
 from encryption.services.options import refuse, verification
@@ -59,18 +58,12 @@ def deep_recrypt_vm(
 
 def run_deep_recrypt_vm(job: Job, progress: Progress) -> None:
     """Worker side of `deep_recrypt_vm`."""
-    with conversion.changing(job, progress, replacement.wish_of) as change:
-        changes.destroy_originals(change)  # of a change that was interrupted
-        conversion.check_power(change)
-        if not job.checkpoint.get("begun"):
-            _begin(change)
-        change.vm.security = recrypt.keyed_vm(change.vm).security
+    with replacement.replacing(job, progress, _begin) as change:
         conversion.convert(change)
         _finish(change)
 
 
 def _begin(change: Change) -> None:
-    """Once a job, however often it is run: afterwards the rows say what is left to do."""
     vm, parts = change.vm, frozenset(change.job.params["parts"])
     refuse(vm, recrypt_ways.plan_of(vm, Way.VOLUME_KEYS, parts))
     chosen = change.job.params["kms_cluster"]
@@ -80,7 +73,6 @@ def _begin(change: Change) -> None:
     recrypt.write_metadata(keyed, change.hypervisor)
     change.look()
     replacement.begin(change, parts, keyed.key, in_place=False)
-    change.progress.checkpoint(begun=True)
 
 
 def _finish(change: Change) -> None:

@@ -14,7 +14,7 @@ from django.db import transaction
 from encryption.engine.recrypt import NVRAM, Way
 from encryption.models import Purpose, Stage
 from encryption.services import change as changes
-from encryption.services import conversion, keyslots, recrypt, recrypt_ways, replacement
+from encryption.services import keyslots, recrypt, recrypt_ways, replacement
 from encryption.services.change import Change
 from encryption.services.options import refuse
 from inventory import events, jobs
@@ -48,25 +48,18 @@ def rotate_passphrases(*, vm_id: UUID, actor: Actor) -> Job:
 
 def run_rotate_passphrases(job: Job, progress: Progress) -> None:
     """Worker side of `rotate_passphrases`."""
-    with conversion.changing(job, progress, replacement.wish_of) as change:
-        changes.destroy_originals(change)  # of a change that was interrupted
-        conversion.check_power(change)
-        if not job.checkpoint.get("begun"):
-            _begin(change)
-        change.vm.security = recrypt.keyed_vm(change.vm).security
+    with replacement.replacing(job, progress, _begin) as change:
         _switch_keyslots(change)
         _finish(change)
 
 
 def _begin(change: Change) -> None:
-    """Once a job, however often it is run: afterwards the rows say what is left to do."""
     vm = change.vm
     refuse(vm, recrypt_ways.plan_of(vm, Way.PASSPHRASES))
     disks = change.vm.wrapped_secrets.filter(purpose=Purpose.DISK).values_list("target", flat=True)
     attached = {disk.target for disk in change.facts.disks if disk.is_encrypted}
     parts = (attached & set(disks)) | {NVRAM}
     replacement.begin(change, frozenset(parts), recrypt.keyed_vm(vm).key, in_place=True)
-    change.progress.checkpoint(begun=True)
 
 
 def _switch_keyslots(change: Change) -> None:

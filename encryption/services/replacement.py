@@ -5,6 +5,8 @@ definition opens decides which of the two counts (`change.settled`); the old row
 """
 
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 
 from django.db import transaction
@@ -12,13 +14,15 @@ from django.db import transaction
 from encryption.engine import keywrap
 from encryption.engine.secret import Secret
 from encryption.models import Key, Purpose, Stage, WrappedSecret
-from encryption.services import recrypt, vtpm_files
+from encryption.services import change as changes
+from encryption.services import conversion, recrypt, vtpm_files
 from encryption.services.change import DATA_KEY_BYTES, Change
 from encryption.services.key_access import fetched_key
 from encryption.services.options import Wish
 from encryption.services.parts import opens, path_in
 from inventory.errors import Conflict
-from inventory.models import VirtualMachine
+from inventory.jobs import Progress
+from inventory.models import Job, VirtualMachine
 
 
 def wish_of(vm: VirtualMachine) -> Wish:
@@ -29,6 +33,20 @@ def wish_of(vm: VirtualMachine) -> Wish:
 def part_name(row: WrappedSecret) -> str:
     """As in plans and parameters: vda ..., nvram, vtpm."""
     return row.target or str(row.purpose)
+
+
+@contextmanager
+def replacing(job: Job, progress: Progress, start: Callable[[Change], None]) -> Iterator[Change]:
+    """A change of secrets, begun, for what is left to do. `start` is called once a job, however often that is run:
+    afterwards the rows say what is left."""
+    with conversion.changing(job, progress, wish_of) as change:
+        changes.destroy_originals(change)  # of a change that was interrupted
+        conversion.check_power(change)
+        if not job.checkpoint.get("begun"):
+            start(change)
+            progress.checkpoint(begun=True)
+        change.vm.security = recrypt.keyed_vm(change.vm).security
+        yield change
 
 
 def begin(change: Change, parts: frozenset[str], key: Key, *, in_place: bool) -> None:
