@@ -12,12 +12,13 @@ from encryption.services import adoption, key_providers, kms_state, unlock, vm_m
 from encryption.services.release import keep_keyed_rows
 from inventory.engine.hypervisor import Power
 from inventory.errors import Conflict, Invalid, Refused
-from inventory.models import Event, Host, Job, JobStatus, Severity, VirtualMachine
-from inventory.services import power, sync, virtual_machines
+from inventory.models import Event, Host, JobStatus, Severity, VirtualMachine
+from inventory.services import sync, virtual_machines
 from inventory.services.definitions import set_metadata
 from tests.encryption.file_host import FileHost, MemoryKeyServer
 from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.services.real_kms import run
+from tests.encryption.services.starts import security, start, try_unlock
 from tests.encryption.services.test_job_refusals import refused
 from tests.encryption.world import Disk, Shape, World, provider
 
@@ -45,19 +46,6 @@ def forget(world: World, *, provider_too: bool = False) -> tuple[UUID, dict[str,
     if provider_too:
         cluster.delete()
     return identity, rows
-
-
-def security(world: World) -> VmSecurity:
-    return VmSecurity.objects.get(virtual_machine=world.vm)
-
-
-def start(world: World) -> Job:
-    sync.refresh_virtual_machine(world.vm, world.hypervisor)
-    return run(power.power_on(vm_id=world.vm.pk, actor=world.actor), power.run_power_on)
-
-
-def try_unlock(world: World) -> Job:
-    return run(unlock.unlock_vm(vm_id=world.vm.pk, actor=world.actor), unlock.run_unlock_vm)
 
 
 def assert_locked(world: World, cause: LockCause, parts: list[str] = PARTS) -> VmSecurity:

@@ -7,15 +7,15 @@ from pytest_django import DjangoCaptureOnCommitCallbacks
 
 from attestation.models import HostAttestation, VerdictReason
 from attestation.services import enrolment, verifier, verifier_identity
-from encryption.models import LockCause, VmSecurity
+from encryption.models import LockCause
 from encryption.services import host_trust, unlock
 from inventory.engine.hypervisor import Power
-from inventory.models import Event, Job, JobStatus
-from inventory.services import power, sync
+from inventory.models import Event, JobStatus
 from tests.attestation.simulated import SimulatedAgent, simulated_agent
 from tests.encryption.file_host import MemoryKeyServer
 from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.services.real_kms import run
+from tests.encryption.services.starts import security, start
 from tests.encryption.world import Disk, Shape, World
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("quick_tpm")]
@@ -38,15 +38,6 @@ def agent(world: World) -> Iterator[SimulatedAgent]:
             host_id=world.host.pk, registration_id=found.registered().pk, actor=world.actor, reason="compared"
         )
         yield found
-
-
-def start(world: World) -> Job:
-    sync.refresh_virtual_machine(world.vm, world.hypervisor)
-    return run(power.power_on(vm_id=world.vm.pk, actor=world.actor), power.run_power_on)
-
-
-def security(world: World) -> VmSecurity:
-    return VmSecurity.objects.get(virtual_machine=world.vm)
 
 
 def attest(world: World) -> None:

@@ -16,13 +16,13 @@ from encryption.models import Key, KmsCluster, KmsServer, LockCause, VmSecurity,
 from encryption.services import key_access, kms_health, kms_state, locks, recrypt, unlock
 from inventory.engine.hypervisor import Power
 from inventory.errors import Conflict, NotFound, Refused, ServiceError, Unavailable, Untrusted
-from inventory.models import Event, Job, JobStatus, Severity
-from inventory.services import power, sync
+from inventory.models import Event, JobStatus, Severity
 from lab import kms
 from tests.encryption.adapters.conftest import serving
 from tests.encryption.file_host import MemoryKeyServer
 from tests.encryption.services.conftest import MakeWorld
 from tests.encryption.services.real_kms import connected, run
+from tests.encryption.services.starts import security, start, try_unlock
 from tests.encryption.world import Disk, Shape, World
 
 pytestmark = [pytest.mark.django_db, pytest.mark.slow, pytest.mark.usefixtures("quick_tpm")]
@@ -35,19 +35,6 @@ def world(make_world: MakeWorld, keys: MemoryKeyServer) -> World:
     made.succeed(made.all_disks())
     made.hypervisor.put.clear()
     return made
-
-
-def security(world: World) -> VmSecurity:
-    return VmSecurity.objects.get(virtual_machine=world.vm)
-
-
-def start(world: World) -> Job:
-    sync.refresh_virtual_machine(world.vm, world.hypervisor)
-    return run(power.power_on(vm_id=world.vm.pk, actor=world.actor), power.run_power_on)
-
-
-def try_unlock(world: World) -> Job:
-    return run(unlock.unlock_vm(vm_id=world.vm.pk, actor=world.actor), unlock.run_unlock_vm)
 
 
 def told(kind: str) -> list[Event]:
