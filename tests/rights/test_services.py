@@ -27,7 +27,6 @@ INNER: Final = {
     "inventory.authorize.visible",
     "inventory.authorize.visible_targets",
     "inventory.events.record",  # by services, when they have asked
-    "inventory.events.record_about",
     "inventory.jobs.release",
     "inventory.jobs.request_cancel",
     "inventory.jobs.start",
