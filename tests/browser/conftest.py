@@ -1,7 +1,7 @@
 """Chromium against Django's live server, with every complaint of the browser collected."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +32,8 @@ LISTENER = """
 addEventListener('securitypolicyviolation', e => console.error('CSP ' + e.violatedDirective + ' ' + e.blockedURI))
 """
 
+LOOKS = (("light", 1440), ("dark", 1440), ("light", 420))
+
 
 @dataclass(slots=True)
 class Console:
@@ -55,6 +57,25 @@ class Console:
             ".then(r => r.violations.map(v => v.id + ': ' + v.nodes.map(n => n.html.slice(0, 160)).join(' | ')))"
         )
         return [str(item) for item in found]
+
+    def look(self, name: str, looks: Iterable[tuple[str, int]] = LOOKS) -> None:
+        """What is shown now breaks no rule and fits, in each theme and width; then as it was."""
+        first_theme, first_size = self._theme(), self.page.viewport_size
+        for theme, width in looks:
+            self._set_theme(theme)
+            self.page.set_viewport_size({"width": width, "height": 900})
+            self.shot(f"{name}-{theme}-{width}")
+            assert self.axe() == [], f"{name} {theme} {width}"
+            assert self.page.evaluate("document.documentElement.scrollWidth") <= width, f"{name} {theme} {width}"
+        self._set_theme(first_theme)
+        if first_size:
+            self.page.set_viewport_size(first_size)
+
+    def _theme(self) -> str:
+        return str(self.page.evaluate("document.body.getAttribute('cds-theme')"))
+
+    def _set_theme(self, theme: str) -> None:
+        self.page.evaluate("theme => document.body.setAttribute('cds-theme', theme)", theme)
 
     def shot(self, name: str) -> None:
         """A screenshot, where BARTIZAN_SCREENSHOTS names a folder for it."""

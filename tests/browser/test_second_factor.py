@@ -12,19 +12,9 @@ from pytest_django import Settings
 
 from tests.browser.conftest import PASSWORD, Console
 
+LOOKS = (("light", 1440), ("dark", 420))
 NEW_PASSWORD = "another long enough phrase"
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-
-
-def look(console: Console, name: str) -> None:
-    for theme, width in (("light", 1440), ("dark", 420)):
-        console.page.evaluate(f"document.body.setAttribute('cds-theme', '{theme}')")
-        console.page.set_viewport_size({"width": width, "height": 900})
-        console.shot(f"{name}-{theme}-{width}")
-        assert console.axe() == [], f"{name} {theme} {width}"
-        assert console.page.evaluate("document.documentElement.scrollWidth") <= width, name
-    console.page.set_viewport_size({"width": 1440, "height": 900})
-    console.page.evaluate("document.body.setAttribute('cds-theme', 'light')")
 
 
 def change_password(console: Console) -> None:
@@ -40,7 +30,7 @@ def change_password(console: Console) -> None:
         page.keyboard.press("Enter")
         if present != PASSWORD:
             page.get_by_text("The present password is wrong").wait_for()
-            look(console, "own-password")
+            console.look("own-password", LOOKS)
             assert [text for text in console.complaints if "403" not in text] == []  # Chromium tells of the status
             console.complaints.clear()
     page.locator("dialog").wait_for(state="detached")
@@ -48,24 +38,24 @@ def change_password(console: Console) -> None:
 
 def test_a_second_factor(console: Console, settings: Settings) -> None:
     page = console.open(reverse("second-factor"))
-    look(console, "second-factor-none")
+    console.look("second-factor-none", LOOKS)
     page.get_by_role("link", name="Set up…").click()
     page.locator("dialog img.qr").wait_for()
     assert page.locator("dialog img.qr").evaluate("image => image.naturalWidth") > 100
     assert page.evaluate("document.activeElement.id") == "id_code"
-    look(console, "second-factor-set-up")
+    console.look("second-factor-set-up", LOOKS)
     key = base64.b32decode(page.locator("#totp-key").inner_text().replace(" ", ""))
     page.fill("dialog #id_code", f"{totp(key):06}")
     page.keyboard.press("Enter")
     page.locator("dialog .codes").wait_for()
-    look(console, "second-factor-codes")
+    console.look("second-factor-codes", LOOKS)
     codes = page.locator("dialog .codes code").all_inner_texts()
     page.get_by_role("link", name="Done").click()
     page.get_by_role("link", name="New recovery codes…").wait_for()
-    look(console, "second-factor")
+    console.look("second-factor", LOOKS)
     page.get_by_role("link", name="Remove…").click()
     page.locator("dialog #id_password").wait_for()
-    look(console, "second-factor-remove")
+    console.look("second-factor-remove", LOOKS)
     page.keyboard.press("Escape")
 
     change_password(console)
@@ -76,7 +66,7 @@ def test_a_second_factor(console: Console, settings: Settings) -> None:
     page.keyboard.press("Enter")
     page.wait_for_url("**/login/code/")
     assert page.evaluate("document.activeElement.id") == "id_code"
-    look(console, "login-code")
+    console.look("login-code", LOOKS)
     page.fill("#id_code", codes[0])
     page.keyboard.press("Enter")
     page.wait_for_selector("#tasks-rows table")
@@ -89,6 +79,6 @@ def test_a_second_factor(console: Console, settings: Settings) -> None:
     settings.SECOND_FACTOR = "required"
     page.goto(console.url + "/")
     page.wait_for_url("**/second-factor/enrol/")
-    look(console, "second-factor-required")
+    console.look("second-factor-required", LOOKS)
     page.get_by_role("button", name="Log out admin").click()
     page.wait_for_selector("#id_username")
