@@ -47,20 +47,11 @@ def running(inventory: Sample) -> VirtualMachine:
     return inventory.vm
 
 
-@pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 1440), ("light", 420)])
-def test_the_pages_are_clean(
-    console: Console, inventory: Sample, other: Host, running: VirtualMachine, theme: str, width: int
-) -> None:
-    page = console.page
-    page.set_viewport_size({"width": width, "height": 900})
-    page.context.add_cookies([{"name": "bartizan_theme", "value": theme, "url": console.url}])
+def test_the_pages_are_clean(console: Console, inventory: Sample, other: Host, running: VirtualMachine) -> None:
     for name, address in {
         "migration-matrix": reverse("encryption:cluster-migration", args=[inventory.host.cluster_id]),
         "migrate": reverse("encryption:vm-migrate", args=[running.pk]),
         "encrypted-vmotion": reverse("encryption:vm-encrypted-vmotion", args=[running.pk]),
     }.items():
-        console.open(address)
-        page.wait_for_load_state("networkidle")
-        console.shot(f"{name}-{theme}-{width}")
-        assert console.axe() == [], name
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        console.open(address).wait_for_load_state("networkidle")
+        console.look(name)
