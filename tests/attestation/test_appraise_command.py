@@ -235,6 +235,7 @@ def test_the_same_for_people() -> None:
     assert any(line.startswith("warning: ") and "(secure_boot_off)" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_as_a_program_without_a_database(tmp_path: Path) -> None:
     """Everything as an operator has it: another folder, relative paths, no settings of the console."""
     command = [str(ROOT / "bartizan"), "manage", "appraise"]

@@ -61,6 +61,7 @@ def test_the_tpm_holds_the_recorded_boot(lab: Lab) -> None:
             opened.close()
 
 
+@pytest.mark.slow
 def test_it_boots_anew_when_asked(lab: Lab) -> None:
     machine = Machine(lab, lab.host("a"))
     with running(machine) as process:

@@ -15,6 +15,7 @@ from console.launch.processes import Installation, Program, base_environment
 from console.launch.steps import LaunchError
 from tests.launch.conftest import ROOT
 
+pytestmark = pytest.mark.slow
 SLEEPER = Program("console", "sleeper", (sys.executable, "-c", "import time; time.sleep(600)"), start_seconds=0)
 
 

@@ -116,6 +116,7 @@ def check_keys(current: CurrentVm, desired: DesiredVm, made: Plan) -> None:
         assert "no_key_provider" in codes(made)
 
 
+@pytest.mark.slow
 def test_no_combination_crashes_and_each_refusal_has_words() -> None:
     """Every situation with every wish would be millions of plans: each situation, with each state of the key provider
     and of the VM's key, meets a part of the wishes, its neighbours other ones."""

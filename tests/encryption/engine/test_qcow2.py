@@ -104,9 +104,8 @@ def test_forms_that_are_not_read(tmp_path: Path, options: str) -> None:
 
 def test_encrypted_by_its_own_format(tmp_path: Path) -> None:
     path = tmp_path / "image"
-    secret = "secret,id=s,data=secret"
-    run("qemu-img", "create", "-f", "qcow2", "--object", secret, "-o",
-        "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", path, "1M")  # fmt: skip
+    options = "encrypt.format=aes,encrypt.key-secret=s"  # deprecated; luks would calibrate, which fails now and then
+    run("qemu-img", "create", "-f", "qcow2", "--object", "secret,id=s,data=secret", "-o", options, path, "1M")
     assert qcow2.parse(path.read_bytes()).is_encrypted
     with pytest.raises(UnreadableQcow2):
         disk(path)
