@@ -9,10 +9,9 @@ from ninja import Router, Schema
 from pydantic import Field
 
 from console import own_password, second_factor
-from console.api_auth import by_token
+from console.api_auth import refuse_tokens
 from console.second_factor_views import place_of
 from inventory.api.frame import Input, actor_of
-from inventory.errors import Refused
 
 Code = Annotated[str, Field(max_length=40)]
 Password = Annotated[str, Field(max_length=4096)]
@@ -74,11 +73,10 @@ def begin_second_factor(request: HttpRequest) -> second_factor.Enrolment:
 @router.post("/second-factor", response={201: RecoveryCodesOut})
 def enrol_second_factor(request: HttpRequest, wanted: EnrolIn) -> RecoveryCodesOut:
     """Only from a session: who has got hold of a token must not lock out its user."""
-    if by_token(request):
-        raise Refused(
-            "token_may_not_enrol", "an API token cannot set up a second factor",
-            hint="set it up under Second Factor in the user menu",
-        )  # fmt: skip
+    refuse_tokens(
+        request, "token_may_not_enrol", "an API token cannot set up a second factor",
+        hint="set it up under Second Factor in the user menu",
+    )  # fmt: skip
     codes = second_factor.enrol(ticket=wanted.ticket, code=wanted.code, actor=actor_of(request))
     return RecoveryCodesOut(recovery_codes=list(codes))
 
@@ -104,10 +102,9 @@ def remove_second_factor(request: HttpRequest, username: str) -> None:
 @router.post("/password", response={204: None})
 def change_password(request: HttpRequest, wanted: PasswordIn) -> None:
     """Your own. Only from a session: who has got hold of a token must not guess at the password."""
-    if by_token(request):
-        raise Refused(
-            "token_may_not_change_password", "an API token cannot change a password",
-            hint="choose Change Password in the user menu",
-        )  # fmt: skip
+    refuse_tokens(
+        request, "token_may_not_change_password", "an API token cannot change a password",
+        hint="choose Change Password in the user menu",
+    )  # fmt: skip
     user = own_password.change_password(current=wanted.current, new=wanted.new, actor=actor_of(request))
     update_session_auth_hash(request, user)

@@ -19,14 +19,14 @@ from typing_extensions import override
 from attestation.api import router as attestation_router
 from console import api_tokens
 from console.account_api import router as account_router
-from console.api_auth import Session, Token, by_token
+from console.api_auth import Session, Token, by_token, refuse_tokens
 from console.appliance.api import router as appliance_router
 from console.models import ApiToken
 from encryption.api import router as encryption_router
 from inventory.api import router as inventory_router
 from inventory.api.frame import Failure, FieldProblem, Input, actor_of
 from inventory.authorize import may
-from inventory.errors import Refused, ServiceError
+from inventory.errors import ServiceError
 from inventory.services import access
 from inventory.services.roles import ASSIGN
 
@@ -206,12 +206,10 @@ def list_api_tokens(request: HttpRequest) -> list[ApiToken]:
 @router.post("/api-tokens", response={201: NewTokenOut})
 def create_api_token(request: HttpRequest, wanted: TokenIn) -> NewTokenOut:
     """Only from a session: a token that could make others would outlive its own end and its revocation."""
-    if by_token(request):
-        raise Refused(
-            "token_may_not_create_tokens",
-            "an API token cannot make another",
-            hint="create it under API tokens in the user menu",
-        )
+    refuse_tokens(
+        request, "token_may_not_create_tokens", "an API token cannot make another",
+        hint="create it under API tokens in the user menu",
+    )  # fmt: skip
     user: User = actor_of(request)
     made = api_tokens.create_token(
         user=user, name=wanted.name, days=wanted.days, role=wanted.role, privileges=wanted.privileges, actor=user

@@ -52,3 +52,9 @@ class Session(APIKeyCookie):
 
 def by_token(request: HttpRequest) -> bool:
     return "Authorization" in request.headers
+
+
+def refuse_tokens(request: HttpRequest, code: str, text: str, *, hint: str) -> None:
+    """For what only a session may do: who has got hold of a token must not be able to keep or widen that."""
+    if by_token(request):
+        raise Refused(code, text, hint=hint)
