@@ -1,6 +1,8 @@
 // Dialogs: what htmx puts into #dialog-slot is shown as a modal; alerts can be dismissed.
 const slot = document.getElementById("dialog-slot");
 let opener = null;
+let isSending = false;
+let isBehind = false;
 
 function shut() {
   slot.querySelector("dialog")?.close();
@@ -8,6 +10,26 @@ function shut() {
 
 document.addEventListener("htmx:beforeRequest", (event) => {
   if (event.detail.target === slot && !slot.firstElementChild) opener = document.activeElement;
+});
+
+// What a dialog sends may bring another session (one's own new password): whoever asks with the one before is sent to the
+// login, and the page with it. So nothing behind the dialog begins to ask meanwhile; what would have is made up for.
+document.addEventListener("htmx:beforeRequest", (event) => {
+  const { elt } = event.detail;
+  if (elt.matches("#dialog-slot form")) isSending = true;
+  else if (isSending && !slot.contains(elt)) {
+    event.preventDefault();
+    isBehind = true;
+  }
+});
+document.addEventListener("htmx:beforeOnLoad", (event) => {
+  if (event.detail.elt.matches("#dialog-slot form")) isSending = false;
+});
+document.addEventListener("htmx:afterRequest", (event) => {
+  if (!event.detail.elt.matches("form")) return;
+  isSending = false;
+  if (isBehind) htmx.trigger("body", "activity");
+  isBehind = false;
 });
 
 // After the settling, not the swap: until then htmx does not know the form, and a quick Enter would leave the page.

@@ -4,21 +4,38 @@ Wide and light, narrow and dark.
 """
 
 import base64
+import time
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from django.contrib.auth.models import User
 from django.urls import reverse
 from django_otp.oath import totp
 from pytest_django import Settings
 
+from console import own_password
 from tests.browser.conftest import PASSWORD, Console
 
 LOOKS = (("light", 1440), ("dark", 420))
+TASKS_EVERY_SECONDS = 2
 NEW_PASSWORD = "another long enough phrase"
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
-def change_password(console: Console) -> None:
-    page = console.page
+def change_password(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes so long that the tasks pane would ask meanwhile, with the session that ends by it."""
+    page, change = console.page, own_password.change_password
+    traffic: list[str] = []
+
+    def slow(**given: Any) -> User:
+        if given["current"] == PASSWORD:
+            time.sleep(TASKS_EVERY_SECONDS)
+        return change(**given)
+
+    monkeypatch.setattr(own_password, "change_password", slow)
+    page.on("request", lambda request: traffic.append(f"{request.method} {urlsplit(request.url).path}"))
+    page.on("response", lambda response: traffic.append(f"{response.status} {urlsplit(response.url).path}"))
     page.get_by_label("User admin").click()
     page.get_by_role("menuitem", name="Change Password…").click()
     page.locator("dialog #id_current").wait_for()
@@ -34,9 +51,11 @@ def change_password(console: Console) -> None:
             assert [text for text in console.complaints if "403" not in text] == []  # Chromium tells of the status
             console.complaints.clear()
     page.locator("dialog").wait_for(state="detached")
+    asked = [line for line in traffic[: traffic.index("204 /password/")] if not line.startswith(("2", "4"))]
+    assert asked[-1] == "POST /password/"
 
 
-def test_a_second_factor(console: Console, settings: Settings) -> None:
+def test_a_second_factor(console: Console, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     page = console.open(reverse("second-factor"))
     console.look("second-factor-none", LOOKS)
     page.get_by_role("link", name="Set up…").click()
@@ -58,9 +77,8 @@ def test_a_second_factor(console: Console, settings: Settings) -> None:
     console.look("second-factor-remove", LOOKS)
     page.keyboard.press("Escape")
 
-    change_password(console)
-    page.get_by_label("User admin").click()
-    page.get_by_role("menuitem", name="Log out").click()
+    change_password(console, monkeypatch)
+    console.log_out()
     page.fill("#id_username", "admin")
     page.fill("#id_password", NEW_PASSWORD)
     page.keyboard.press("Enter")
