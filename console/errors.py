@@ -5,6 +5,8 @@ from typing import Final
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 
+from inventory.errors import Unavailable
+
 API_PREFIX: Final = "/api/"
 _TITLES: Final = {
     400: "That request cannot be read",
@@ -23,6 +25,12 @@ _CODES: Final = {
     405: "method_not_allowed",
     500: "internal_error",
 }
+
+
+# A lock not had in time, a deadlock that the database ended, or no connection: nobody's input, and over soon.
+DATABASE_BUSY: Final = Unavailable(
+    "database_busy", "the database did not carry this out", hint="try again; if it stays so, look at /readyz"
+)
 
 
 def error_page(request: HttpRequest, status: int, message: str, *, hint: str = "", code: str = "") -> HttpResponse:

@@ -1,23 +1,27 @@
 """What every answer passes: the content security policy, the login wall, and services' errors as pages or JSON."""
 
+import logging
 from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
 
 from django.contrib.auth.middleware import LoginRequiredMiddleware
 from django.contrib.auth.views import redirect_to_login
+from django.db import OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, QueryDict
 from django.shortcuts import redirect, resolve_url
 from typing_extensions import override
 
 from console import second_factor
-from console.errors import API_PREFIX, error_page
+from console.errors import API_PREFIX, DATABASE_BUSY, error_page
 from console.source_address import of_request
 from encryption.services import crypto_modules
 from inventory import events
 from inventory.authorize import noting_refusals
 from inventory.errors import ServiceError
 from inventory.services import access
+
+log = logging.getLogger(__name__)
 
 # Nothing from elsewhere, nothing inline. data: is for Clarity's fonts and carets, which stand in its style sheet.
 POLICY: Final = "; ".join(
@@ -155,7 +159,8 @@ class SecondFactorRequired:
 
 
 class ServiceErrors:
-    """Answers a `ServiceError` that a view did not catch: JSON below /api/, an alert for htmx, else a page."""
+    """Answers a `ServiceError` that a view did not catch, and the database's own: JSON below /api/, an alert for htmx,
+    else a page."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
@@ -167,6 +172,9 @@ class ServiceErrors:
         return response
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        if isinstance(exception, OperationalError):
+            log.warning("%s: the database did not carry it out", request.path_info, exc_info=exception)
+            exception = DATABASE_BUSY
         if not isinstance(exception, ServiceError):
             return None
         return error_page(request, exception.http_status, exception.message, hint=exception.hint, code=exception.code)

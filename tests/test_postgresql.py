@@ -25,6 +25,7 @@ TESTS = [
     "tests/console",
     "--ignore=tests/console/sign_on",  # of others' protocols
     "tests/encryption/test_api.py",
+    "tests/encryption/services/test_lock_order.py",
     "tests/attestation/services",
     "tests/attestation/registrar",
 ]

@@ -7,6 +7,16 @@ from django.db.models import Q
 from typing_extensions import override
 
 
+class KmsClusterManager(models.Manager["KmsCluster"]):
+    def hold(self, pk: uuid.UUID) -> "KmsCluster | None":
+        """The row, held until the transaction ends; None where it is gone.
+
+        Whoever changes several of a key provider's rows (its servers, alarms, itself) begins with this: in orders of
+        their own two would wait for each other, and the database would end one of them.
+        """
+        return self.select_for_update(no_key=True).filter(pk=pk).first()
+
+
 class KmsCluster(models.Model):
     """Key servers that replicate each other. `id` travels in the VMs' metadata and so survives a rebuilt console."""
 
@@ -28,6 +38,8 @@ class KmsCluster(models.Model):
         max_length=64, blank=True, help_text="SHA-256 of the client certificate whose near end was told already"
     )
     created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = KmsClusterManager()
 
     class Meta:
         ordering = ["name"]

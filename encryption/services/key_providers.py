@@ -36,7 +36,16 @@ def clusters(*, actor: Actor) -> QuerySet[KmsCluster]:
 
 def cluster(cluster_id: UUID, *, actor: Actor) -> KmsCluster:
     authorize(actor, READ)
-    found = KmsCluster.objects.filter(pk=cluster_id).first()
+    return _there(KmsCluster.objects.filter(pk=cluster_id).first(), cluster_id)
+
+
+def held(cluster_id: UUID, *, actor: Actor) -> KmsCluster:
+    """For whoever changes it: see KmsClusterManager.hold."""
+    authorize(actor, READ)
+    return _there(KmsCluster.objects.hold(cluster_id), cluster_id)
+
+
+def _there(found: KmsCluster | None, cluster_id: UUID) -> KmsCluster:
     if found is None:
         raise NotFound("key_provider_not_found", f"there is no key provider {cluster_id}")
     return found
@@ -87,11 +96,17 @@ def server(server_id: UUID, *, actor: Actor) -> KmsServer:
     return found
 
 
+def _held_server(server_id: UUID, *, actor: Actor) -> KmsServer:
+    """As it is now, with its key provider held."""
+    KmsCluster.objects.hold(server(server_id, actor=actor).cluster_id)
+    return server(server_id, actor=actor)
+
+
 @transaction.atomic
 def add_server(*, cluster_id: UUID, host: str, port: int, actor: Actor) -> KmsServer:
     """One more server of the cluster, tried after those that are there."""
     authorize(actor, MANAGE)
-    owner = cluster(cluster_id, actor=actor)
+    owner = held(cluster_id, actor=actor)
     host = _checked_address(owner, host, port)
     last = owner.servers.aggregate(last=Max("position"))["last"]
     added = KmsServer.objects.create(cluster=owner, host=host, port=port, position=0 if last is None else last + 1)
@@ -106,7 +121,7 @@ def add_server(*, cluster_id: UUID, host: str, port: int, actor: Actor) -> KmsSe
 def edit_server(*, server_id: UUID, host: str, port: int, actor: Actor) -> KmsServer:
     """Another address for a server. What was found out about the old one is forgotten."""
     authorize(actor, MANAGE)
-    edited = server(server_id, actor=actor)
+    edited = _held_server(server_id, actor=actor)
     before = str(edited)
     host = _checked_address(edited.cluster, host, port, but=edited)
     if (edited.host, edited.port) == (host, port):
@@ -127,8 +142,8 @@ def move_server(*, server_id: UUID, direction: str, actor: Actor) -> KmsServer:
     authorize(actor, MANAGE)
     if direction not in ("up", "down"):
         raise Invalid("direction_invalid", f"{direction[:20]!r} is no direction", hint="up or down")
-    moved = server(server_id, actor=actor)
-    others = moved.cluster.servers.select_for_update()
+    moved = _held_server(server_id, actor=actor)
+    others = moved.cluster.servers
     if direction == "up":
         neighbour = others.filter(position__lt=moved.position).order_by("-position").first()
     else:
@@ -153,7 +168,7 @@ def move_server(*, server_id: UUID, direction: str, actor: Actor) -> KmsServer:
 @transaction.atomic
 def remove_server(*, server_id: UUID, actor: Actor) -> None:
     authorize(actor, MANAGE)
-    gone = server(server_id, actor=actor)
+    gone = _held_server(server_id, actor=actor)
     owner, name = gone.cluster, str(gone)
     if _has_living_keys(owner) and owner.servers.count() == 1:
         raise Conflict("key_server_needed", f"{name} is the only server of {owner}, which has keys in use")
@@ -169,7 +184,7 @@ def remove_server(*, server_id: UUID, actor: Actor) -> None:
 @transaction.atomic
 def remove_cluster(*, cluster_id: UUID, actor: Actor) -> None:
     authorize(actor, MANAGE)
-    owner = cluster(cluster_id, actor=actor)
+    owner = held(cluster_id, actor=actor)
     if _has_living_keys(owner):
         raise Conflict(
             "key_provider_in_use",

@@ -12,7 +12,7 @@ from django.db import transaction
 
 from encryption.models import ClientKeyUpload, KmsCluster, KmsServer
 from encryption.services import certificates, messages
-from encryption.services.key_providers import MANAGE, ask_check, cluster, server
+from encryption.services.key_providers import MANAGE, ask_check, cluster, held, server
 from encryption.services.sealed_uploads import seal_client_identity
 from inventory import events, jobs
 from inventory.authorize import Actor, authorize
@@ -52,7 +52,7 @@ def accept_certificate(*, server_id: UUID, fingerprint: str, pin: str, actor: Ac
     if pin not in PINS:
         raise Invalid("pin_invalid", f"{pin[:20]!r} cannot be trusted", hint=f"one of {', '.join(PINS)}")
     found = server(server_id, actor=actor)
-    owner = KmsCluster.objects.select_for_update().get(pk=found.cluster_id)
+    owner = held(found.cluster_id, actor=actor)
     chain = certificates.loaded(found.certificate_pem)
     if not chain:
         raise Conflict(
@@ -91,8 +91,7 @@ def distrust_certificate(*, cluster_id: UUID, fingerprint: str, actor: Actor) ->
     Raises Conflict `last_trusted_certificate` for the only one while VMs have keys there: trust the next one first.
     """
     authorize(actor, MANAGE)
-    cluster(cluster_id, actor=actor)
-    owner = KmsCluster.objects.select_for_update().get(pk=cluster_id)
+    owner = held(cluster_id, actor=actor)
     trusted = certificates.loaded(owner.trusted_pem)
     digest = fingerprint.strip().lower().replace(":", "")
     gone = [one for one in trusted if certificates.fingerprint(one) == digest]

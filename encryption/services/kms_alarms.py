@@ -29,8 +29,8 @@ def review_servers(cluster: KmsCluster) -> None:
 
     A server that was never asked (`unknown`) counts for neither.
     """
-    # One after the other: of two workers that each note a server, the second must see what the first has written.
-    KmsCluster.objects.select_for_update().filter(pk=cluster.pk).first()
+    # Of two workers that each note a server, the second must see what the first has written.
+    KmsCluster.objects.hold(cluster.pk)
     servers = list(cluster.servers.all())
     lost = [server for server in servers if server.state in _LOST]
     evidence = [f"{server}: {server.get_state_display()}: {server.state_reason}"[:600] for server in lost]
@@ -57,6 +57,8 @@ def review_servers(cluster: KmsCluster) -> None:
 @transaction.atomic
 def review_certificates(cluster: KmsCluster) -> None:
     """Certificates of servers, as last seen, and the console's own, with less than 30 days left."""
+    if KmsCluster.objects.hold(cluster.pk) is None:
+        return
     ends = [
         (f"the certificate of key server {server}", server.certificate_not_after)
         for server in cluster.servers.all()

@@ -136,6 +136,7 @@ def _look(server: KmsServer) -> None:
     )
     if _ends_soon(shown.not_after):
         with transaction.atomic():
+            KmsCluster.objects.hold(server.cluster_id)
             same = KmsServer.objects.filter(pk=server.pk).exclude(certificate_warned=shown.fingerprint)
             if same.update(certificate_warned=shown.fingerprint):
                 _warn(

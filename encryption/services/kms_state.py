@@ -1,5 +1,6 @@
 """What is noted of a key server when a request to it fails or is answered, and what the caller of a service is told."""
 
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -84,6 +85,7 @@ def _note(
     if asked_at is not None:
         found = found.exclude(state=KmsServer.State.CONNECTED, checked_at__gt=asked_at)
     with transaction.atomic():
+        KmsCluster.objects.hold(server.cluster_id)
         changed = found.exclude(state=state, state_code=code).update(state=state, state_code=code)
         found.update(state_reason=reason[:500], checked_at=now, **fields)
         if changed:
@@ -97,7 +99,8 @@ def _note(
             if not bad and _has_locked_vms(server.cluster):
                 transaction.on_commit(partial(messages.send, UNLOCK_OF_PROVIDER, str(server.cluster_id)))
             kms_alarms.review_servers(server.cluster)
-    server.refresh_from_db()
+    with suppress(KmsServer.DoesNotExist):  # removed since
+        server.refresh_from_db()
 
 
 def _has_locked_vms(cluster: KmsCluster) -> bool:

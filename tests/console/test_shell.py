@@ -4,6 +4,7 @@ from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import OperationalError
 from django.http import HttpRequest
 from django.test import Client
 from django.urls import reverse
@@ -11,7 +12,9 @@ from pytest_django import DjangoAssertNumQueries
 
 from inventory import events
 from inventory.models import Job, JobStatus
+from inventory.services import activity as activity_service
 from inventory.services import search
+from inventory.views import activity
 from tests import sample
 from tests.sample import Sample
 
@@ -159,6 +162,18 @@ def test_error_pages(admin: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     admin.raise_request_exception = False
     answer = admin.get(reverse("search"), {"q": "x"})
     assert answer.status_code == 500 and "a text with a secret" not in answer.content.decode()
+
+
+def test_a_database_that_ends_a_deadlock_is_no_internal_error(admin: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deadlock(*args: object, **kwargs: object) -> None:
+        raise OperationalError("deadlock detected")
+
+    monkeypatch.setattr(activity, "version", deadlock)
+    monkeypatch.setattr(activity_service, "job_list", deadlock)
+    page, api = admin.get(reverse("tasks")), admin.get("/api/v1/jobs")
+    assert page.status_code == api.status_code == 503
+    assert "database did not carry this out" in page.content.decode()
+    assert api.json()["code"] == "database_busy"
 
 
 def test_a_forged_form_is_refused() -> None:
