@@ -33,7 +33,7 @@ def arrive(move: Move, layout: Layout) -> None:
         raise Conflict(
             "row_elsewhere",
             f"{vm} is on {move.target}, and its record is not",
-            hint="refresh both hosts, then try again",
+            hint=f"undefine it on {move.source} if it is defined there again, refresh both hosts, then try again",
         )
     _move_secrets(vm, facts)
     move.progress.step(f"destroying the files on {move.source.name}")
