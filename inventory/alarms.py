@@ -2,6 +2,9 @@
 
 An alarm says "it is so now", an event "it happened then": raising and clearing write one event each, a repeated
 sighting writes none.
+
+In a transaction alarms come last, after the rows that they tell of: in different orders two that change the same would
+wait for each other, and the database would end one of them.
 """
 
 from collections.abc import Iterable, Sequence

@@ -193,8 +193,8 @@ def remove_cluster(*, cluster_id: UUID, actor: Actor) -> None:
         )
     owner.keys.all().delete()
     events.record("kms.removed", f"Key provider {owner} removed", target=owner, actor=actor, severity=Severity.WARNING)
-    drop_alarms(TargetKind.KMS_CLUSTER, [owner.pk])
     owner.delete()
+    drop_alarms(TargetKind.KMS_CLUSTER, [cluster_id])
 
 
 @transaction.atomic

@@ -116,9 +116,10 @@ def remove_host(*, host_id: UUID, actor: Actor) -> None:
             uri=host.uri,
             virtual_machines=rows.count(),
         )
-        alarms.drop_alarms(TargetKind.VIRTUAL_MACHINE, list(rows.values_list("pk", flat=True)))
-        alarms.drop_alarms(TargetKind.HOST, [host.pk])
+        gone = list(rows.values_list("pk", flat=True))
         host.delete()
+        alarms.drop_alarms(TargetKind.VIRTUAL_MACHINE, gone)
+        alarms.drop_alarms(TargetKind.HOST, [host_id])
 
 
 def host_of(host_id: UUID) -> Host:

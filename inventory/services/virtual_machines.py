@@ -52,8 +52,8 @@ def remove_from_inventory(*, vm_id: UUID, actor: Actor) -> None:
             )
         refuse_removal(rows)
         events.record("vm.removed", f"{vm} removed from the inventory", target=vm, actor=actor, uuid=str(vm.uuid))
-        alarms.drop_alarms(TargetKind.VIRTUAL_MACHINE, [vm.pk])
         rows.delete()
+        alarms.drop_alarms(TargetKind.VIRTUAL_MACHINE, [vm.pk])
 
 
 def refuse_removal(rows: QuerySet[VirtualMachine]) -> None:

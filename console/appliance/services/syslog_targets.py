@@ -169,7 +169,7 @@ def remove_target(*, target_id: UUID, actor: Actor) -> None:
         "syslog.target_removed", f"Syslog target {gone} removed", target=gone, actor=actor, severity=Severity.WARNING,
         address=str(gone),
     )  # fmt: skip
-    gone.delete()  # the row first, as the forwarder does: in different orders each would wait for the other
+    gone.delete()
     drop_alarms(TargetKind.SYSLOG_TARGET, [target_id])
 
 
