@@ -5,6 +5,8 @@ to stay inside it (FIPS 140-3, SP 800-133). The only call of `cryptography` that
 AESGCM.generate_key, so everything is put together from 32-byte draws.
 """
 
+from itertools import repeat
+
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 _DRAW_BYTES = 32
@@ -15,4 +17,4 @@ def draw(n_bytes: int) -> bytes:
     if n_bytes < 1:
         raise ValueError(f"cannot draw {n_bytes} random bytes")
     n_draws = -(-n_bytes // _DRAW_BYTES)
-    return b"".join(AESGCM.generate_key(_DRAW_BYTES * 8) for _ in range(n_draws))[:n_bytes]
+    return b"".join(map(AESGCM.generate_key, repeat(_DRAW_BYTES * 8, n_draws)))[:n_bytes]

@@ -3,12 +3,12 @@
 The UEFI variables are switched before the definition is, and back again where that never happens.
 """
 
+from collections.abc import Collection
 from typing import Final
 
 from encryption.engine.options import StepKind
 from encryption.services import boot_variables
 from encryption.services.change import Change
-from encryption.services.options import plan_from_wish
 from encryption.services.switching import SECURE_BOOT, boot_edits, variables_template
 from inventory import events
 from inventory.models import Severity
@@ -25,9 +25,9 @@ _EVENTS: Final = {
 }
 
 
-def begin(change: Change) -> None:
-    """Before parts begin: what is wanted, as edits; what they will have done, in the job's checkpoint."""
-    kinds = {step.kind for step in plan_from_wish(change.vm, change.wish).steps}
+def begin(change: Change, kinds: Collection[StepKind]) -> None:
+    """Before parts begin: what is wanted, as edits; what they will have done, in the job's checkpoint. `kinds`: of the
+    plan's steps."""
     host = change.vm.host.known_abilities
     wanted = boot_edits(kinds, change.vm)
     change.edits += [edit for _, edit in wanted]

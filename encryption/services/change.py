@@ -51,11 +51,13 @@ class Change:
     edits: list[Edit] = field(default_factory=list)
 
     def rows(self, *stages: Stage) -> list[WrappedSecret]:
-        return list(
-            self.vm.wrapped_secrets.filter(stage__in=stages or _OF_PARTS).select_related(
-                "key__cluster", "virtual_machine", "replaces__key__cluster", "replaces__virtual_machine"
-            )
-        )
+        """Of the parts, at these stages, else at any. One query, which need not bring the VM: they are all of this."""
+        rows = self.vm.wrapped_secrets.filter(stage__in=stages or _OF_PARTS)
+        found = list(rows.select_related("key__cluster", "replaces__key__cluster"))
+        for row in found:
+            if row.replaces is not None:
+                row.replaces.virtual_machine = self.vm
+        return found
 
     @property
     def files(self) -> PartFiles:
@@ -209,15 +211,18 @@ def _beside(path: str, ending: str) -> str:
     return str(pure.with_name(pure.stem + ending))
 
 
-def settle(change: Change) -> None:
-    """Brings the rows' stages up to what the host reports, after a crash between a switch and its row.
+def settle(change: Change) -> bool:
+    """Brings the rows' stages up to what the host reports, after a crash between a switch and its row; whether there
+    was any that had begun.
 
     A part that another job left half-written is dropped: its copy may be older than its source.
     """
-    for row in change.rows(Stage.ENCRYPTING, Stage.DECRYPTING):
+    begun = change.rows(Stage.ENCRYPTING, Stage.DECRYPTING)
+    for row in begun:
         if not settled(change, row) and row.job_id != change.job.pk:
             drop_target(change, row)
     change.vm.wrapped_secrets.filter(stage=Stage.REPLACED, replaced_by=None).update(stage=Stage.IN_USE, job_id=None)
+    return bool(begun)
 
 
 def give_up(change: Change) -> None:
@@ -323,9 +328,10 @@ def destroying(change: Change, destroy: Callable[[], None]) -> None:
 
 def destroy_originals(change: Change) -> None:
     """Step last: what the definition no longer refers to. A row is settled only when its file is gone."""
-    if any(not row.shares_image for row in change.rows(Stage.SWITCHED, Stage.RESTORED)):
+    rows = change.rows(Stage.SWITCHED, Stage.RESTORED)
+    if any(not row.shares_image for row in rows):
         write_back.wait(change.files, change.progress, "the new files", "destroying the originals")
-    for row in change.rows(Stage.SWITCHED):
+    for row in [row for row in rows if row.stage == Stage.SWITCHED]:
         is_so = opens(change.facts, row)
         _check_switched(change, row, "" if row.shares_image else row.original, is_so=is_so)
         if row.shares_image:
@@ -342,7 +348,7 @@ def destroy_originals(change: Change) -> None:
             row.save(update_fields=["stage", "replaces"])
             if old is not None:
                 old.delete()
-    for row in change.rows(Stage.RESTORED):
+    for row in [row for row in rows if row.stage == Stage.RESTORED]:
         _check_switched(change, row, row.path, is_so=not opens(change.facts, row))
         if row.purpose == Purpose.VTPM:
             destroying(change, partial(change.files.destroy_old_tpm_state, row))
@@ -365,8 +371,9 @@ def _check_switched(change: Change, row: WrappedSecret, path: str, *, is_so: boo
 
 def switch_definition(change: Change) -> None:
     """One definition with all that is ready: either the guest starts from the old parts or from the new ones."""
-    ready = [*change.rows(Stage.ENCRYPTING), *change.rows(Stage.DECRYPTING)]
-    element = _metadata(change, without=[row for row in ready if row.stage == Stage.DECRYPTING])
+    rows = change.rows()
+    ready = [row for stage in (Stage.ENCRYPTING, Stage.DECRYPTING) for row in rows if row.stage == stage]
+    element = _metadata(change, rows)
 
     parts = [SwitchedPart.of(row) for row in ready]
 
@@ -384,12 +391,11 @@ def switch_definition(change: Change) -> None:
             )
 
 
-def _metadata(change: Change, *, without: list[WrappedSecret]) -> str | None:
+def _metadata(change: Change, rows: list[WrappedSecret]) -> str | None:
     """What the VM's metadata will say: all secrets that open its parts once this change is done; None when plain."""
-    policy, key = policy_of(change.wish), change.vm.security.key if policy_of(change.wish).encrypts else None
+    policy = policy_of(change.wish)
+    key = change.vm.security.key if policy.encrypts else None
     if key is None:
         return None
-    gone = {row.secret_uuid for row in without}
-    stages = (Stage.ENCRYPTING, Stage.SWITCHED, Stage.IN_USE, Stage.DECRYPTING)  # what is REPLACED opens nothing then
-    rows = [row for row in change.rows(*stages) if row.secret_uuid not in gone]
-    return vm_metadata.element(change.vm, policy, key, rows)
+    stages = (Stage.ENCRYPTING, Stage.SWITCHED, Stage.IN_USE)  # what is REPLACED or DECRYPTING opens nothing then
+    return vm_metadata.element(change.vm, policy, key, [row for row in rows if row.stage in stages])

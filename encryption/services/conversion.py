@@ -49,9 +49,10 @@ _HARDWARE_ALONE: Final = frozenset(
 def apply_options(job: Job, progress: Progress) -> None:
     """The work of an `encryption.apply_options` job."""
     with changing(job, progress, lambda vm: Wish.from_params(job.params), _begin) as change:
-        refuse(change.vm, plan_from_wish(change.vm, change.wish), but_for=KEY_CODES)
+        plan = plan_from_wish(change.vm, change.wish)
+        refuse(change.vm, plan, but_for=KEY_CODES)
         check_power(change)
-        _carry_out(change)
+        _carry_out(change, frozenset(step.kind for step in plan.steps))
 
 
 @contextmanager
@@ -75,9 +76,10 @@ def changing(
         change = Change(job, progress, vm, wish(vm), hypervisor, hypervisor.virtual_machine(vm.uuid))
         begin(change)
         try:
-            changes.settle(change)
+            is_settled = changes.settle(change)
             vtpm_device.settle(change)
-            sync.refresh_virtual_machine(vm, hypervisor)
+            if is_settled:  # it takes time, and the host is asked to stop copies
+                sync.refresh_virtual_machine(vm, hypervisor)
             yield change
         except (Cancelled, ServiceError, HypervisorError):
             _give_up(change)
@@ -99,20 +101,22 @@ def check_power(change: Change) -> None:
         raise Conflict("vm_crashed", f"{change.vm} is {change.facts.power}", hint="power it off, then apply again")
 
 
-def _carry_out(change: Change) -> None:
+def _carry_out(change: Change, kinds: frozenset[StepKind]) -> None:
+    """`kinds`: of the plan's steps, as the host and the rows are now."""
     policy = policy_of(change.wish)
     changes.destroy_originals(change)  # of a change that was interrupted: its rows would stand in the way
     if change.facts.tpm is None:
         vtpm_device.finish(change)
     vtpm_device.begin(change)
-    boot_security.begin(change)
+    boot_security.begin(change, kinds)
     if policy.encrypts:
         key = _key(change)
         changes.begin_encryption(change, key)
     changes.begin_decryption(change)
     convert(change)
     vtpm_device.finish(change)
-    _check_carried_out(change)
+    if kinds & HARDWARE:
+        _check_carried_out(change)
     _finish(change)
 
 

@@ -24,6 +24,9 @@ def observe(vm: VirtualMachine) -> CurrentVm:
         if part
     }
     security = VmSecurity.objects.select_related("key").filter(virtual_machine=vm).first()
+    # As `vmotion.is_encrypted` asks the database.
+    has_key = security is not None and security.key is not None
+    is_encrypted = bool(needed) or bool(rows) or has_key or any(disk.is_encrypted for disk in disks)
     return CurrentVm(
         name=vm.name,
         is_present=vm.is_present,
@@ -37,7 +40,7 @@ def observe(vm: VirtualMachine) -> CurrentVm:
         tpm_state_known=vtpm_state_path(vm) is not None,
         home_is_ours=all((part, "") in held for part in needed),
         disks=tuple(_current_disks(vm, disks, held)),
-        has_key=security is not None and security.key is not None,
+        has_key=has_key,
         key_state=key_readiness.key_state(security),
         lock_reason=security.lock_detail if security is not None and security.locked_at else "",
         leftovers=tuple(_leftover(vm, disks, row) for row in rows if row.stage not in (Stage.IN_USE, Stage.REPLACED)),
@@ -48,7 +51,7 @@ def observe(vm: VirtualMachine) -> CurrentVm:
         has_secure_boot=vm.has_secure_boot,
         hardware=boot_hardware.hardware_of(vm),
         host=boot_hardware.abilities_of(vm.host),
-        encrypted_vmotion=Vmotion(vmotion.effective_mode(vm).value),
+        encrypted_vmotion=Vmotion.REQUIRED if is_encrypted else Vmotion(vmotion.chosen_mode(vm).value),
     )
 
 
