@@ -122,7 +122,8 @@ def console_programs(installation: Installation) -> list[Program]:
     """The console without a lab: Redis unless it is elsewhere, web, the queues' workers, beat, the libvirt event
     listener, the registrar, the forwarder of events."""
     python, django = str(installation.python), django_environment(installation)
-    celery = (python, "-m", "celery", "-A", "console")
+    # Django's checks are for who changes the code: they would load every page into processes that show none.
+    celery = (python, "-m", "celery", "-A", "console", "--skip-checks")
     schedule = installation.state.run / "celerybeat-schedule"
     return [
         *_broker(installation),

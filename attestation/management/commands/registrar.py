@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 class Command(BaseCommand):
     help = "Takes registrations of attestation agents (Keylime agent API 2.x) until it is ended."
+    requires_system_checks = []  # they would load every page
 
     @override
     def add_arguments(self, parser: ArgumentParser) -> None:

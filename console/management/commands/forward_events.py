@@ -15,6 +15,7 @@ from inventory.services import processes
 
 class Command(BaseCommand):
     help = "Sends every event to the syslog targets; run one for each console."
+    requires_system_checks = []  # they would load every page
 
     @override
     def handle(self, *args: Any, **options: Any) -> None:

@@ -13,6 +13,7 @@ from inventory.services import processes, watch
 
 class Command(BaseCommand):
     help = "Follows what happens on all hosts and keeps the inventory current; run one for each console."
+    requires_system_checks = []  # they would load every page
 
     @override
     def handle(self, *args: Any, **options: Any) -> None:
