@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from celery import Celery
 from psycopg.rows import dict_row
 from psycopg.types.string import TextLoader
 
+from console.launch.supervisor import tail
 from lab import guests, layout
 from lab.guest_client import GuestClient
 from lab.kms import KmsLayout
@@ -36,6 +37,7 @@ from tests.e2e.worker_side import WorkerSide
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = str(ROOT / "bartizan")
 JOB_SECONDS = 180.0
+LOG_LINES = 100
 CRYPTO_WORKERS = ("crypto", "crypto-2")
 
 Row = dict[str, Any]
@@ -292,3 +294,14 @@ def installation() -> Iterator[Installation]:
         worker_side = WorkerSide([LAUNCHER, "manage"], environment(state))
         ending.callback(worker_side.end)
         yield Installation(state, user, outside, database, worker_side)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test's report has what the processes said last: their folder is gone afterwards."""
+    report = yield
+    installation = getattr(item, "funcargs", {}).get("installation")
+    if report.failed and isinstance(installation, Installation):
+        for log in sorted((installation.state / "log").glob("w*.log")):  # web, workers, watch-hosts
+            report.sections.append((f"end of {log.name}", tail(log, LOG_LINES)))
+    return report
