@@ -144,12 +144,13 @@ def check_role(user: User, where: Subtree, chosen: Callable[[tuple[str, ...]], b
     client = Client()
     client.force_login(user)
     ids = where.ids | {"token_id": world.token_of(user)}
+    who = User.objects.get(pk=user.pk)  # what it holds stays as it is: every change is taken back
     lines, wrong = table(), []
     for route in [*pages(), *operations()]:
         if route.name not in lines or not chosen(lines[route.name]):
             continue
         answer = send(route, client, ids)
-        may = holds(User.objects.get(pk=user.pk), lines[route.name], where)
+        may = holds(who, lines[route.name], where)
         refused = answer.status_code == 403 or (answer.status_code == 404 and route.name in FOUND)
         if refused is may and route.name not in OF_SINGLE_VMS | EMPTY:
             wrong.append(f"{route.name}: {answer.status_code}, {'allowed' if may else 'not allowed'}")
