@@ -15,6 +15,7 @@ from inventory.services.access import AccountChange, record_account
 
 
 class Command(BaseCommand):
+    requires_system_checks = []  # they would load every page
     help = (
         "Create an administrator with the password in a file, unless the user exists. Prints `created`, `current` (the "
         "file holds this user's password) or `changed` (it no longer does). An existing user is never altered."

@@ -15,6 +15,7 @@ from lab.user import ensure_user
 
 class Command(BaseCommand):
     help = "Add the local lab's hosts and key server through the services that the web pages call."
+    requires_system_checks = []  # they would load every page
 
     @override
     def add_arguments(self, parser: ArgumentParser) -> None:
